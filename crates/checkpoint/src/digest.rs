@@ -1,0 +1,31 @@
+//! SHA-256, the digest that the Hub and LFS use too.
+
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::CheckpointError;
+
+/// SHA-256 of a file's content, as lower-case hex.
+pub fn digest_file(path: &Path) -> Result<String, CheckpointError> {
+    let mut file = std::fs::File::open(path).map_err(CheckpointError::io(path))?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let n = file.read(&mut buffer).map_err(CheckpointError::io(path))?;
+        if n == 0 {
+            return Ok(hex(&hasher.finalize()));
+        }
+        hasher.update(&buffer[..n]);
+    }
+}
+
+/// SHA-256 of bytes in memory, as lower-case hex.
+pub fn digest_bytes(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

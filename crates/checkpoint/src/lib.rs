@@ -1,0 +1,49 @@
+//! Tensors on disk: headers read and checked, tiles in, shards out.
+//!
+//! Invariant: nothing is allocated or trusted on the word of a header before it is checked against the file's length.
+
+mod access;
+mod digest;
+mod error;
+mod header;
+mod open;
+mod shard;
+
+pub use access::Access;
+pub use digest::{digest_bytes, digest_file, hex};
+pub use error::CheckpointError;
+pub use header::{Header, TensorInfo};
+pub use open::{Checkpoint, CheckpointFile, TensorPlace};
+pub use safetensors::Dtype;
+pub use shard::{ShardFile, ShardLayout, ShardTensor, layout_shards};
+
+/// Named limits on what is read from a checkpoint.
+pub mod limits {
+    /// Bytes of one safetensors header, as the format's own library caps it.
+    pub const HEADER_BYTES_MAX: u64 = 100_000_000;
+    /// Bytes of `config.json` and of other JSON files read whole.
+    pub const JSON_BYTES_MAX: u64 = 64 * 1024 * 1024;
+    /// Tensors of one checkpoint.
+    pub const TENSORS_MAX: usize = 2_000_000;
+    /// Shards of one checkpoint.
+    pub const SHARDS_MAX: usize = 10_000;
+}
+
+/// Bytes of `elements` values of `dtype`; `None` when they fill no whole number of bytes or overflow.
+pub fn bytes_of(dtype: Dtype, elements: u64) -> Option<u64> {
+    let bits = elements.checked_mul(dtype.bitsize() as u64)?;
+    (bits % 8 == 0).then_some(bits / 8)
+}
+
+/// Whether this is one of the dtypes that merge arithmetic reads and writes.
+pub fn is_mergeable(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::BF16 | Dtype::F16 | Dtype::F32)
+}
+
+/// Whether values of this dtype are real numbers that merging would have to interpolate.
+pub fn is_floating(dtype: Dtype) -> bool {
+    !matches!(
+        dtype,
+        Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64
+    )
+}

@@ -1,0 +1,180 @@
+//! A checkpoint as users have it: a directory of safetensors files with its config.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::{Access, CheckpointError, Header, TensorInfo, limits};
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// An opened checkpoint: every header read and checked, no tensor data read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    pub dir: PathBuf,
+    pub files: Vec<CheckpointFile>,
+    /// Sorted by name.
+    pub tensors: BTreeMap<String, TensorPlace>,
+    pub config: Value,
+}
+
+#[derive(Debug)]
+pub struct CheckpointFile {
+    pub name: String,
+    pub path: PathBuf,
+    pub bytes: u64,
+    pub header_digest: String,
+    pub modified_ns: i128,
+    file: File,
+}
+
+/// A tensor and the file it is in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorPlace {
+    pub file: usize,
+    pub info: TensorInfo,
+}
+
+impl Checkpoint {
+    pub fn open(dir: &Path, access: &Access) -> Result<Checkpoint, CheckpointError> {
+        let config = read_config(dir, access)?;
+        let (names, weight_map) = shard_names(dir, access)?;
+        let mut files = Vec::with_capacity(names.len());
+        let mut headers = Vec::with_capacity(names.len());
+        for name in names {
+            let (file, header) = CheckpointFile::open(dir, name, access)?;
+            files.push(file);
+            headers.push(header);
+        }
+        let tensors = gather(&files, headers, weight_map)?;
+        Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config })
+    }
+
+    /// Fills `buffer` from byte `offset` of the tensor at `place`.
+    pub fn read_at(&self, place: &TensorPlace, offset: u64, buffer: &mut [u8]) -> Result<(), CheckpointError> {
+        let file = &self.files[place.file];
+        debug_assert!(offset + buffer.len() as u64 <= place.info.bytes);
+        file.file.read_exact_at(buffer, place.info.start + offset).map_err(CheckpointError::io(&file.path))
+    }
+
+    /// A JSON file beside the weights, `None` when it is not there.
+    pub fn json(&self, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
+        read_json(&self.dir, name, access)
+    }
+}
+
+impl CheckpointFile {
+    fn open(dir: &Path, name: String, access: &Access) -> Result<(CheckpointFile, Header), CheckpointError> {
+        let path = access.resolve_file(&dir.join(&name))?;
+        let file = File::open(&path).map_err(CheckpointError::io(dir.join(&name)))?;
+        let header = Header::read(&file, &name)?;
+        let metadata = file.metadata().map_err(CheckpointError::io(&path))?;
+        let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
+        let opened =
+            CheckpointFile { name, path, bytes: header.file_bytes, header_digest: header.digest.clone(), modified_ns, file };
+        Ok((opened, header))
+    }
+}
+
+fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
+    let config = read_json(dir, "config.json", access)?.ok_or_else(|| CheckpointError::malformed("config.json", "is missing"))?;
+    if !config.is_object() {
+        return Err(CheckpointError::malformed("config.json", "is no JSON object"));
+    }
+    if let Some(method) = config.pointer("/quantization_config/quant_method") {
+        let reason = format!("is a quantised checkpoint ({}); merge the original 16-bit or 32-bit weights instead", method.as_str().unwrap_or("unknown"));
+        return Err(CheckpointError::Unsupported(reason));
+    }
+    Ok(config)
+}
+
+fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
+    let path = dir.join(name);
+    if !path.exists() {
+        return Ok(None);
+    }
+    let path = access.resolve_file(&path)?;
+    let bytes = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
+    if bytes > limits::JSON_BYTES_MAX {
+        return Err(CheckpointError::malformed(name, format!("has {bytes} bytes; at most {} are read", limits::JSON_BYTES_MAX)));
+    }
+    let text = std::fs::read(&path).map_err(CheckpointError::io(&path))?;
+    let value = serde_json::from_slice(&text).map_err(|e| CheckpointError::malformed(name, e.to_string()))?;
+    Ok(Some(value))
+}
+
+/// The shards to open, and which of them each tensor is in when there is an index.
+fn shard_names(dir: &Path, access: &Access) -> Result<(Vec<String>, HashMap<String, String>), CheckpointError> {
+    if let Some(index) = read_json(dir, INDEX, access)? {
+        let map = index.get("weight_map").and_then(Value::as_object);
+        let map = map.ok_or_else(|| CheckpointError::malformed(INDEX, "has no `weight_map`"))?;
+        let mut weight_map = HashMap::with_capacity(map.len());
+        for (tensor, file) in map {
+            weight_map.insert(tensor.clone(), plain_name(file)?);
+        }
+        let mut names: Vec<String> = weight_map.values().cloned().collect();
+        names.sort();
+        names.dedup();
+        if names.is_empty() || names.len() > limits::SHARDS_MAX {
+            return Err(CheckpointError::malformed(INDEX, format!("names {} shards", names.len())));
+        }
+        return Ok((names, weight_map));
+    }
+    if dir.join(SINGLE).exists() {
+        return Ok((vec![SINGLE.to_owned()], HashMap::new()));
+    }
+    Err(CheckpointError::NotACheckpoint { found: what_is_here(dir) })
+}
+
+/// A name from an index is hostile until shown plain: it must not lead out of the directory.
+fn plain_name(value: &Value) -> Result<String, CheckpointError> {
+    let name = value.as_str().unwrap_or_default();
+    if name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', '\0']) {
+        return Ok(name.to_owned());
+    }
+    Err(CheckpointError::malformed(INDEX, format!("names the shard {value}; a plain file name ending in .safetensors is needed")))
+}
+
+fn what_is_here(dir: &Path) -> Option<String> {
+    let names: Vec<String> = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let has = |suffixes: &[&str]| names.iter().find(|n| suffixes.iter().any(|s| n.ends_with(s)));
+    if let Some(name) = has(&[".bin", ".pt", ".pth", ".ckpt"]) {
+        return Some(format!("{name} is a pickle, which is never loaded; save the model as safetensors first (transformers: save_pretrained)"));
+    }
+    if let Some(name) = has(&[".gguf"]) {
+        return Some(format!("{name} is GGUF; merge the safetensors original and convert the result"));
+    }
+    if has(&["adapter_model.safetensors"]).is_some() {
+        return Some("adapter_model.safetensors is a LoRA adapter, not a model".to_owned());
+    }
+    has(&[".safetensors"]).map(|name| format!("{name} has no index beside it"))
+}
+
+fn gather(
+    files: &[CheckpointFile],
+    headers: Vec<Header>,
+    mut weight_map: HashMap<String, String>,
+) -> Result<BTreeMap<String, TensorPlace>, CheckpointError> {
+    let mut tensors = BTreeMap::new();
+    for (file, header) in headers.into_iter().enumerate() {
+        for (tensor, info) in header.tensors {
+            // where two shards have a tensor of one name, the index says which counts
+            match weight_map.get(&tensor) {
+                Some(shard) if *shard != files[file].name => continue,
+                Some(_) => drop(weight_map.remove(&tensor)),
+                None => {}
+            }
+            if tensors.insert(tensor.clone(), TensorPlace { file, info }).is_some() {
+                return Err(CheckpointError::malformed(&files[file].name, format!("tensor {tensor:?} is in another shard too")));
+            }
+        }
+    }
+    if let Some((tensor, shard)) = weight_map.iter().min() {
+        return Err(CheckpointError::malformed(INDEX, format!("says that tensor {tensor:?} is in {shard}, which does not have it")));
+    }
+    Ok(tensors)
+}

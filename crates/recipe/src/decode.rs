@@ -1,0 +1,561 @@
+//! From the tree of nodes to a [`Recipe`], collecting every problem on the way.
+
+use crate::node::{Key, Kind, Node};
+use crate::problem::{Positions, Problem, Refusal, escape, nearest};
+use crate::types::*;
+use crate::{Condition, ModelRef, Parameters, Scalar, Setting, Value, limits};
+
+const TOP_KEYS: &[&str] = &[
+    "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer",
+    "tokenizer_source", "chat_template", "name", "options", "lenient",
+];
+
+pub(crate) fn decode(node: &Node, lenient: bool) -> Result<Recipe, Refusal> {
+    let mut decoder = Decoder { lenient, ..Decoder::default() };
+    decoder.remember(node, "");
+    let recipe = decoder.recipe(node);
+    match recipe {
+        Some(recipe) if decoder.problems.is_empty() => {
+            Ok(Recipe { positions: decoder.positions, warnings: decoder.warnings, ..recipe })
+        }
+        _ => {
+            decoder.problems.truncate(limits::PROBLEMS_MAX);
+            Err(Refusal { problems: decoder.problems, warnings: decoder.warnings })
+        }
+    }
+}
+
+#[derive(Default)]
+struct Decoder {
+    lenient: bool,
+    positions: Positions,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+/// A map whose keys were checked; `null` values count as absent.
+struct Object<'a> {
+    pointer: String,
+    entries: &'a [(Key, Node)],
+}
+
+impl<'a> Object<'a> {
+    fn get(&self, key: &str) -> Option<(&'a Node, String)> {
+        let (_, node) = self.entries.iter().find(|(k, node)| k.name == key && node.kind != Kind::Null)?;
+        Some((node, format!("{}/{}", self.pointer, escape(key))))
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.get(key).is_some()
+    }
+}
+
+impl Decoder {
+    fn remember(&mut self, node: &Node, pointer: &str) {
+        if let Some((line, column)) = node.at {
+            self.positions.insert(pointer.to_owned(), line, column);
+        }
+        match &node.kind {
+            Kind::List(items) => {
+                for (i, item) in items.iter().enumerate() {
+                    self.remember(item, &format!("{pointer}/{i}"));
+                }
+            }
+            Kind::Map(entries) => {
+                for (key, value) in entries {
+                    self.remember(value, &format!("{pointer}/{}", escape(&key.name)));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        let problem = self.positions.problem(pointer, code, detail);
+        self.problems.push(problem);
+    }
+
+    fn warn(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        let problem = self.positions.problem(pointer, code, detail);
+        self.warnings.push(problem);
+    }
+
+    fn wrong_type(&mut self, pointer: &str, node: &Node, expected: &str) {
+        self.error(pointer, "invalid_type", format!("expected {expected}, found {}", node.describe()));
+    }
+
+    fn object<'a>(&mut self, node: &'a Node, pointer: &str, known: &[&str], what: &str) -> Option<Object<'a>> {
+        let Kind::Map(entries) = &node.kind else {
+            self.wrong_type(pointer, node, what);
+            return None;
+        };
+        for (key, _) in entries.iter().filter(|(k, _)| !known.contains(&k.name.as_str())) {
+            self.unknown_key(key, pointer, known);
+        }
+        Some(Object { pointer: pointer.to_owned(), entries })
+    }
+
+    fn unknown_key(&mut self, key: &Key, pointer: &str, known: &[&str]) {
+        let advice = match nearest(&key.name, known.iter().copied()) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => format!("known here: {}", known.join(", ")),
+        };
+        let problem = Problem {
+            pointer: format!("{pointer}/{}", escape(&key.name)),
+            line: key.at.map(|p| p.0),
+            column: key.at.map(|p| p.1),
+            code: "unknown_key".into(),
+            detail: format!("unknown key `{}`; {advice}", key.name),
+        };
+        if self.lenient { self.warnings.push(problem) } else { self.problems.push(problem) }
+    }
+
+    fn list<'a>(&mut self, node: &'a Node, pointer: &str, max: usize, what: &str) -> Option<&'a [Node]> {
+        let Kind::List(items) = &node.kind else {
+            self.wrong_type(pointer, node, what);
+            return None;
+        };
+        if items.len() > max {
+            self.error(pointer, "too_many", format!("has {} entries; at most {max} are accepted", items.len()));
+            return None;
+        }
+        Some(items)
+    }
+
+    fn recipe(&mut self, node: &Node) -> Option<Recipe> {
+        if node.kind == Kind::Null {
+            self.error("", "missing", "the recipe is empty; write at least `merge_method` and `models`");
+            return None;
+        }
+        self.refuse_moe(node)?;
+        self.read_lenient(node);
+        let top = self.object(node, "", TOP_KEYS, "a recipe: a map with `merge_method` and `models` or `slices`")?;
+        let merge_method = self.method_name(&top);
+        let content = self.content(&top);
+        let base_model = self.optional(&top, "base_model", Decoder::model_ref);
+        let parameters = self.optional(&top, "parameters", Decoder::parameters).unwrap_or_default();
+        let dtype = self.optional(&top, "dtype", Decoder::dtype);
+        let out_dtype = self.optional(&top, "out_dtype", Decoder::dtype);
+        let tokenizer = self.tokenizer(&top);
+        let chat_template = self.optional(&top, "chat_template", Decoder::text);
+        let name = self.optional(&top, "name", Decoder::text);
+        let options = self.optional(&top, "options", Decoder::options).unwrap_or_default();
+        Some(Recipe {
+            merge_method: merge_method?,
+            content: content?,
+            base_model,
+            parameters,
+            dtype,
+            out_dtype,
+            tokenizer,
+            chat_template,
+            name,
+            options,
+            lenient: self.lenient,
+            positions: Positions::default(),
+            warnings: Vec::new(),
+        })
+    }
+
+    fn optional<T>(&mut self, object: &Object<'_>, key: &str, read: fn(&mut Decoder, &Node, &str) -> Option<T>) -> Option<T> {
+        let (node, pointer) = object.get(key)?;
+        read(self, node, &pointer)
+    }
+
+    /// The schema of mergekit-moe, and `merge_method: moe`, are known and not there yet: say so, not "unknown key".
+    fn refuse_moe(&mut self, node: &Node) -> Option<()> {
+        let Kind::Map(entries) = &node.kind else { return Some(()) };
+        let named_moe = |(key, value): &(Key, Node)| key.name == "merge_method" && matches!(&value.kind, Kind::Text(s) if s == "moe");
+        let found = entries.iter().find(|(key, _)| key.name == "experts").or_else(|| entries.iter().find(|e| named_moe(e)));
+        let Some((key, _)) = found else { return Some(()) };
+        let pointer = format!("/{}", key.name);
+        self.error(&pointer, "not_yet", "building a mixture of experts (`moe`) is not supported yet");
+        None
+    }
+
+    fn read_lenient(&mut self, node: &Node) {
+        let Kind::Map(entries) = &node.kind else { return };
+        let Some((_, value)) = entries.iter().find(|(key, _)| key.name == "lenient") else { return };
+        match self.boolean(value, "/lenient") {
+            Some(lenient) => self.lenient |= lenient,
+            None => {}
+        }
+    }
+
+    fn method_name(&mut self, top: &Object<'_>) -> Option<String> {
+        let Some((node, pointer)) = top.get("merge_method") else {
+            self.error("", "missing", "`merge_method` is missing; write for example `merge_method: linear`");
+            return None;
+        };
+        self.text(node, &pointer)
+    }
+
+    fn content(&mut self, top: &Object<'_>) -> Option<Content> {
+        if let Some((_, pointer)) = top.get("modules") {
+            self.error(&pointer, "not_yet", "`modules` is not supported yet; write `models` to merge every module alike");
+            return None;
+        }
+        // an empty list counts as absent, as it does for mergekit
+        let filled = |key: &str| top.get(key).filter(|(node, _)| !matches!(&node.kind, Kind::List(items) if items.is_empty()));
+        match (filled("models"), filled("slices")) {
+            (Some(_), Some((_, pointer))) => {
+                self.error(&pointer, "conflict", "`models` and `slices` exclude each other; keep one");
+                None
+            }
+            (None, None) => {
+                self.error("", "missing", "write `models` (whole models) or `slices` (layers of models), with at least one entry");
+                None
+            }
+            (Some((node, pointer)), None) => self.models(node, &pointer).map(Content::Models),
+            (None, Some((node, pointer))) => self.slices(node, &pointer).map(Content::Slices),
+        }
+    }
+
+    fn models(&mut self, node: &Node, pointer: &str) -> Option<Vec<InputModel>> {
+        let items = self.list(node, pointer, limits::MODELS_MAX, "a list of models (`- model: PATH`)")?;
+        let models: Vec<_> = items.iter().enumerate().map(|(i, item)| self.input_model(item, &format!("{pointer}/{i}"))).collect();
+        models.into_iter().collect()
+    }
+
+    fn input_model(&mut self, node: &Node, pointer: &str) -> Option<InputModel> {
+        let object = self.object(node, pointer, &["model", "parameters"], "a map with `model`")?;
+        let model = self.required_model(&object);
+        let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
+        Some(InputModel { model: model?, parameters })
+    }
+
+    fn required_model(&mut self, object: &Object<'_>) -> Option<ModelRef> {
+        let Some((node, pointer)) = object.get("model") else {
+            let pointer = object.pointer.clone();
+            self.error(&pointer, "missing", "`model` is missing; write `model: PATH` or `model: owner/name`");
+            return None;
+        };
+        self.model_ref(node, &pointer)
+    }
+
+    fn slices(&mut self, node: &Node, pointer: &str) -> Option<Vec<OutputSlice>> {
+        let items = self.list(node, pointer, limits::SLICES_MAX, "a list of slices (`- sources: [...]`)")?;
+        let slices: Vec<_> = items.iter().enumerate().map(|(i, item)| self.output_slice(item, &format!("{pointer}/{i}"))).collect();
+        slices.into_iter().collect()
+    }
+
+    fn output_slice(&mut self, node: &Node, pointer: &str) -> Option<OutputSlice> {
+        let known = &["sources", "base_model", "parameters", "residual_weight"];
+        let object = self.object(node, pointer, known, "a map with `sources`")?;
+        if let Some((_, at)) = object.get("residual_weight") {
+            self.warn(&at, "no_effect", "`residual_weight` has no effect, here as in mergekit");
+        }
+        let base_model = self.optional(&object, "base_model", Decoder::model_ref);
+        let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
+        let Some((sources, at)) = object.get("sources") else {
+            self.error(pointer, "missing", "`sources` is missing; write `sources: [{model: PATH, layer_range: [0, 4]}]`");
+            return None;
+        };
+        let items = self.list(sources, &at, limits::MODELS_MAX, "a list of sources")?;
+        if items.is_empty() {
+            self.error(&at, "missing", "a slice needs at least one source");
+            return None;
+        }
+        let sources: Vec<_> = items.iter().enumerate().map(|(i, item)| self.input_slice(item, &format!("{at}/{i}"))).collect();
+        Some(OutputSlice { sources: sources.into_iter().collect::<Option<_>>()?, base_model, parameters })
+    }
+
+    fn input_slice(&mut self, node: &Node, pointer: &str) -> Option<InputSlice> {
+        let object = self.object(node, pointer, &["model", "layer_range", "parameters"], "a map with `model` and `layer_range`")?;
+        let model = self.required_model(&object);
+        let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
+        let layer_range = match object.get("layer_range") {
+            Some((node, at)) => self.layer_range(node, &at),
+            None => {
+                self.error(pointer, "missing", "`layer_range` is missing; write `layer_range: [first, end]`, the end not included");
+                None
+            }
+        };
+        Some(InputSlice { model: model?, layer_range: layer_range?, parameters })
+    }
+
+    fn layer_range(&mut self, node: &Node, pointer: &str) -> Option<LayerRange> {
+        let expected = "two whole numbers `[first, end]`, the end not included";
+        let Kind::List(items) = &node.kind else {
+            self.wrong_type(pointer, node, expected);
+            return None;
+        };
+        let numbers: Option<Vec<f64>> = items.iter().map(whole_number).collect();
+        match numbers.as_deref() {
+            Some([start, end]) if 0.0 <= *start && start <= end && *end <= f64::from(limits::LAYERS_MAX) => {
+                Some(LayerRange { start: *start as u32, end: *end as u32 })
+            }
+            Some([start, end]) => {
+                let detail = format!("layer_range [{start}, {end}] is no range of layers; write 0 <= first <= end, the end not included");
+                self.error(pointer, "invalid_value", detail);
+                None
+            }
+            _ => {
+                self.wrong_type(pointer, node, expected);
+                None
+            }
+        }
+    }
+
+    fn model_ref(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
+        match &node.kind {
+            Kind::Text(text) => match text.parse() {
+                Ok(model) => Some(model),
+                Err(detail) => {
+                    self.error(pointer, "invalid_value", detail);
+                    None
+                }
+            },
+            Kind::Map(_) => self.model_object(node, pointer),
+            _ => {
+                self.wrong_type(pointer, node, "a model: a path, `owner/name` or `owner/name@revision`");
+                None
+            }
+        }
+    }
+
+    /// `{model: {path, revision}, lora: {path, revision}, override_architecture}`, or the inner form alone.
+    fn model_object(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
+        let known = &["model", "lora", "override_architecture", "path", "revision"];
+        let object = self.object(node, pointer, known, "a model reference")?;
+        if object.has("path") {
+            return self.model_path(node, pointer);
+        }
+        let Some((model, at)) = object.get("model") else {
+            self.error(pointer, "missing", "write `path`, or `model: {path: ...}`");
+            return None;
+        };
+        let model = self.model_path(model, &at)?;
+        let lora = self.optional(&object, "lora", Decoder::model_path).map(Box::new);
+        let override_architecture = self.optional(&object, "override_architecture", Decoder::text);
+        Some(ModelRef { lora, override_architecture, ..model })
+    }
+
+    fn model_path(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
+        if let Kind::Text(path) = &node.kind {
+            return Some(ModelRef::local(path.clone()));
+        }
+        let object = self.object(node, pointer, &["path", "revision"], "a map with `path`")?;
+        let Some((path, at)) = object.get("path") else {
+            self.error(pointer, "missing", "`path` is missing");
+            return None;
+        };
+        let path = self.text(path, &at)?;
+        let revision = self.optional(&object, "revision", Decoder::text);
+        Some(ModelRef { revision, ..ModelRef::local(path) })
+    }
+
+    fn parameters(&mut self, node: &Node, pointer: &str) -> Option<Parameters> {
+        let Kind::Map(entries) = &node.kind else {
+            self.wrong_type(pointer, node, "a map of parameters");
+            return None;
+        };
+        let mut parameters = Parameters::new();
+        for (key, value) in entries.iter().filter(|(_, value)| value.kind != Kind::Null) {
+            let at = format!("{pointer}/{}", escape(&key.name));
+            if let Some(Some(setting)) = self.setting(value, &at) {
+                parameters.insert(key.name.clone(), setting);
+            }
+        }
+        Some(parameters)
+    }
+
+    /// `Some(None)` is an empty list: not set.
+    fn setting(&mut self, node: &Node, pointer: &str) -> Option<Option<Setting>> {
+        match &node.kind {
+            Kind::List(items) if items.is_empty() => Some(None),
+            Kind::List(items) if items.iter().any(|i| matches!(i.kind, Kind::Map(_))) => {
+                let conditions: Vec<_> =
+                    items.iter().enumerate().map(|(i, item)| self.condition(item, &format!("{pointer}/{i}"))).collect();
+                Some(Some(Setting::Conditional(conditions.into_iter().collect::<Option<_>>()?)))
+            }
+            Kind::Map(_) => Some(Some(Setting::Conditional(vec![self.condition(node, pointer)?]))),
+            _ => Some(Some(Setting::Plain(self.value(node, pointer)?))),
+        }
+    }
+
+    fn condition(&mut self, node: &Node, pointer: &str) -> Option<Condition> {
+        let object = self.object(node, pointer, &["filter", "value"], "`{filter: NAME, value: NUMBER}`: a list holds either conditions or numbers")?;
+        let filter = self.optional(&object, "filter", Decoder::text);
+        let Some((value, at)) = object.get("value") else {
+            self.error(pointer, "missing", "`value` is missing in this condition");
+            return None;
+        };
+        Some(Condition { filter, value: self.value(value, &at)? })
+    }
+
+    fn value(&mut self, node: &Node, pointer: &str) -> Option<Value> {
+        match &node.kind {
+            Kind::List(items) => {
+                let points: Vec<_> = items.iter().enumerate().map(|(i, item)| self.scalar(item, &format!("{pointer}/{i}"))).collect();
+                Some(Value::Gradient(points.into_iter().collect::<Option<_>>()?))
+            }
+            _ => self.scalar(node, pointer).map(Value::Scalar),
+        }
+    }
+
+    fn scalar(&mut self, node: &Node, pointer: &str) -> Option<Scalar> {
+        match &node.kind {
+            Kind::Bool(b) => Some(Scalar::Bool(*b)),
+            Kind::Number(n) if n.is_finite() => Some(Scalar::Number(*n)),
+            Kind::Text(s) => Some(Scalar::Text(s.clone())),
+            _ => {
+                self.wrong_type(pointer, node, "a number, a boolean, a list of numbers, or a list of `{filter, value}`");
+                None
+            }
+        }
+    }
+
+    fn dtype(&mut self, node: &Node, pointer: &str) -> Option<FloatDtype> {
+        let name = self.text(node, pointer)?;
+        match name.strip_prefix("torch.").unwrap_or(&name).to_ascii_lowercase().as_str() {
+            "float32" | "fp32" | "f32" | "float" => Some(FloatDtype::Float32),
+            "float16" | "fp16" | "f16" | "half" => Some(FloatDtype::Float16),
+            "bfloat16" | "bf16" => Some(FloatDtype::Bfloat16),
+            other => {
+                let near = nearest(other, ["float32", "float16", "bfloat16"]);
+                let advice = near.map_or("write float32, float16 or bfloat16".to_owned(), |n| format!("did you mean `{n}`?"));
+                self.error(pointer, "invalid_value", format!("dtype {name:?} is not supported; {advice}"));
+                None
+            }
+        }
+    }
+
+    fn options(&mut self, node: &Node, pointer: &str) -> Option<Options> {
+        let object = self.object(node, pointer, &["allow_crimes", "out_shard_size", "random_seed"], "a map of options")?;
+        Some(Options {
+            allow_crimes: self.optional(&object, "allow_crimes", Decoder::boolean).unwrap_or(false),
+            out_shard_size: self.optional(&object, "out_shard_size", Decoder::count),
+            random_seed: self.optional(&object, "random_seed", Decoder::count),
+        })
+    }
+
+    fn tokenizer(&mut self, top: &Object<'_>) -> Option<TokenizerRecipe> {
+        match (top.get("tokenizer"), top.get("tokenizer_source")) {
+            (Some((_, _)), Some((_, pointer))) => {
+                self.error(&pointer, "conflict", "`tokenizer` and `tokenizer_source` exclude each other; keep `tokenizer`");
+                None
+            }
+            (None, None) => None,
+            (None, Some((node, pointer))) => {
+                let source = self.tokenizer_source(node, &pointer)?;
+                Some(TokenizerRecipe { source, tokens: Vec::new(), pad_to_multiple_of: None })
+            }
+            (Some((node, pointer)), None) => self.tokenizer_object(node, &pointer),
+        }
+    }
+
+    fn tokenizer_object(&mut self, node: &Node, pointer: &str) -> Option<TokenizerRecipe> {
+        let object = self.object(node, pointer, &["source", "tokens", "pad_to_multiple_of"], "a map with `source`")?;
+        let source = match object.get("source") {
+            Some((node, at)) => self.tokenizer_source(node, &at)?,
+            None => TokenizerSource::Union,
+        };
+        let tokens = self.optional(&object, "tokens", Decoder::tokens).unwrap_or_default();
+        let pad_to_multiple_of = match object.get("pad_to_multiple_of") {
+            Some((node, at)) => self.count(node, &at).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+            None => None,
+        };
+        Some(TokenizerRecipe { source, tokens, pad_to_multiple_of })
+    }
+
+    fn tokenizer_source(&mut self, node: &Node, pointer: &str) -> Option<TokenizerSource> {
+        match &node.kind {
+            Kind::Text(s) if s == "union" => Some(TokenizerSource::Union),
+            Kind::Text(s) if s == "base" => Some(TokenizerSource::Base),
+            _ => self.model_ref(node, pointer).map(TokenizerSource::Model),
+        }
+    }
+
+    fn tokens(&mut self, node: &Node, pointer: &str) -> Option<Vec<(String, TokenRecipe)>> {
+        let Kind::Map(entries) = &node.kind else {
+            self.wrong_type(pointer, node, "a map of tokens");
+            return None;
+        };
+        let tokens: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| Some((key.name.clone(), self.token(value, &format!("{pointer}/{}", escape(&key.name)))?)))
+            .collect();
+        tokens.into_iter().collect()
+    }
+
+    fn token(&mut self, node: &Node, pointer: &str) -> Option<TokenRecipe> {
+        let object = self.object(node, pointer, &["source", "force"], "a map with `source`")?;
+        let source = match object.get("source") {
+            Some((node, at)) => Some(self.token_source(node, &at)?),
+            None => None,
+        };
+        let force = self.optional(&object, "force", Decoder::boolean).unwrap_or(false);
+        Some(TokenRecipe { source, force })
+    }
+
+    fn token_source(&mut self, node: &Node, pointer: &str) -> Option<TokenSource> {
+        let Kind::Map(entries) = &node.kind else {
+            return self.model_ref(node, pointer).map(TokenSource::Model);
+        };
+        if !entries.iter().any(|(key, _)| key.name == "kind") {
+            return self.model_ref(node, pointer).map(TokenSource::Model);
+        }
+        let object = self.object(node, pointer, &["kind", "model", "token", "token_id"], "a token source")?;
+        let kind = self.optional(&object, "kind", Decoder::text)?;
+        match kind.as_str() {
+            "zero" => Some(TokenSource::Zero),
+            "model_token" => self.model_token(&object),
+            other => {
+                self.error(pointer, "invalid_value", format!("token source kind {other:?} is not known; write `zero` or `model_token`"));
+                None
+            }
+        }
+    }
+
+    fn model_token(&mut self, object: &Object<'_>) -> Option<TokenSource> {
+        let model = self.required_model(object)?;
+        let token = self.optional(object, "token", Decoder::text);
+        let token_id = self.optional(object, "token_id", Decoder::count).and_then(|n| u32::try_from(n).ok());
+        if token.is_some() == token_id.is_some() {
+            let pointer = object.pointer.clone();
+            self.error(&pointer, "invalid_value", "write exactly one of `token` and `token_id`");
+            return None;
+        }
+        Some(TokenSource::ModelToken { model, token, token_id })
+    }
+
+    fn text(&mut self, node: &Node, pointer: &str) -> Option<String> {
+        match &node.kind {
+            Kind::Text(s) => Some(s.clone()),
+            Kind::Number(n) => Some(n.to_string()),
+            _ => {
+                self.wrong_type(pointer, node, "a text");
+                None
+            }
+        }
+    }
+
+    fn boolean(&mut self, node: &Node, pointer: &str) -> Option<bool> {
+        let scalar = match &node.kind {
+            Kind::Bool(b) => Some(Scalar::Bool(*b)),
+            Kind::Text(s) => Some(Scalar::Text(s.clone())),
+            _ => None,
+        };
+        let boolean = scalar.and_then(|s| s.boolean());
+        if boolean.is_none() {
+            self.wrong_type(pointer, node, "true or false");
+        }
+        boolean
+    }
+
+    fn count(&mut self, node: &Node, pointer: &str) -> Option<u64> {
+        let number = whole_number(node).filter(|n| (0.0..=9.0e15).contains(n));
+        if number.is_none() {
+            self.wrong_type(pointer, node, "a whole number, not negative");
+        }
+        number.map(|n| n as u64)
+    }
+}
+
+fn whole_number(node: &Node) -> Option<f64> {
+    match node.kind {
+        Kind::Number(n) if n.fract() == 0.0 => Some(n),
+        _ => None,
+    }
+}

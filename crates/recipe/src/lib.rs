@@ -1,0 +1,38 @@
+//! What to merge: text in, [`Recipe`] out, or every problem found with its place.
+//!
+//! Invariant: no I/O here, and nothing about methods: which parameters mean something is the engine's to say.
+
+mod decode;
+mod model_ref;
+mod node;
+mod problem;
+mod setting;
+mod types;
+
+pub use model_ref::ModelRef;
+pub use problem::{Positions, Problem, Refusal, nearest};
+pub use setting::{Condition, Parameters, Scalar, Setting, Value};
+pub use types::{
+    Content, FloatDtype, InputModel, InputSlice, LayerRange, Options, OutputSlice, Recipe, TokenRecipe, TokenSource,
+    TokenizerRecipe, TokenizerSource,
+};
+
+/// Named limits of a recipe: past them it is refused before it is understood.
+pub mod limits {
+    /// Bytes of recipe text.
+    pub const RECIPE_BYTES_MAX: usize = 256 * 1024;
+    /// YAML nodes, after aliases are expanded.
+    pub const NODES_MAX: usize = 50_000;
+    /// Nesting of lists and maps.
+    pub const DEPTH_MAX: usize = 32;
+    /// YAML aliases and merge keys.
+    pub const ALIASES_MAX: usize = 2_000;
+    /// Models, or sources of one slice.
+    pub const MODELS_MAX: usize = 64;
+    /// Output slices.
+    pub const SLICES_MAX: usize = 4_096;
+    /// Layers of one source: far above any model, far below what would exhaust memory.
+    pub const LAYERS_MAX: u32 = 100_000;
+    /// Problems reported at once.
+    pub const PROBLEMS_MAX: usize = 50;
+}

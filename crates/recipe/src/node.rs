@@ -1,0 +1,241 @@
+//! Text as a tree that remembers where each value stood.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::Spanned;
+
+use crate::limits;
+use crate::problem::Problem;
+
+/// A value and its line and column, absent for values that came as JSON.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Node {
+    pub at: Option<(u32, u32)>,
+    pub kind: Kind,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Kind {
+    Null,
+    Bool(bool),
+    Number(f64),
+    Text(String),
+    List(Vec<Node>),
+    /// Keys keep their own place: an unknown key is reported where it stands.
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Key {
+    pub at: Option<(u32, u32)>,
+    pub name: String,
+}
+
+impl Node {
+    /// Parses one YAML document (JSON is one too), within the limits.
+    pub fn from_yaml(text: &str) -> Result<Node, Problem> {
+        if text.len() > limits::RECIPE_BYTES_MAX {
+            return Err(whole("too_large", format!("recipe has {} bytes; at most {} are accepted", text.len(), limits::RECIPE_BYTES_MAX)));
+        }
+        if let Some(at) = text.find('\0') {
+            return Err(whole("yaml_syntax", format!("recipe has a NUL byte at offset {at}; send YAML text")));
+        }
+        serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options()).map(Node::from).map_err(|error| syntax_problem(&error))
+    }
+
+    pub fn from_json(value: &serde_json::Value) -> Node {
+        let kind = match value {
+            serde_json::Value::Null => Kind::Null,
+            serde_json::Value::Bool(b) => Kind::Bool(*b),
+            serde_json::Value::Number(n) => Kind::Number(n.as_f64().unwrap_or(f64::NAN)),
+            serde_json::Value::String(s) => Kind::Text(s.clone()),
+            serde_json::Value::Array(items) => Kind::List(items.iter().map(Node::from_json).collect()),
+            serde_json::Value::Object(map) => Kind::Map(
+                map.iter().map(|(k, v)| (Key { at: None, name: k.clone() }, Node::from_json(v))).collect(),
+            ),
+        };
+        Node { at: None, kind }
+    }
+
+    /// What a person would call this value, for messages.
+    pub fn describe(&self) -> String {
+        match &self.kind {
+            Kind::Null => "nothing".into(),
+            Kind::Bool(b) => format!("`{b}`"),
+            Kind::Number(n) => format!("the number {n}"),
+            Kind::Text(s) if s.chars().count() > 40 => format!("the text {:?}...", s.chars().take(40).collect::<String>()),
+            Kind::Text(s) => format!("the text {s:?}"),
+            Kind::List(items) => format!("a list of {}", items.len()),
+            Kind::Map(_) => "a map".into(),
+        }
+    }
+}
+
+fn options() -> serde_yaml::Options {
+    serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_nodes: limits::NODES_MAX,
+            max_events: limits::NODES_MAX * 3,
+            max_depth: limits::DEPTH_MAX,
+            max_aliases: limits::ALIASES_MAX,
+            max_merge_keys: limits::ALIASES_MAX,
+            max_anchors: limits::ALIASES_MAX,
+            max_documents: 2,
+        },
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    }
+}
+
+fn whole(code: &str, detail: String) -> Problem {
+    Problem { pointer: String::new(), line: None, column: None, code: code.into(), detail }
+}
+
+/// The parser's error in a user's words: its advice speaks of Rust types, so it is cut off.
+fn syntax_problem(error: &serde_yaml::Error) -> Problem {
+    let place = error.location().filter(|l| l.line() > 0);
+    let full = error.without_snippet().to_string();
+    let message = full.split(" at line ").next().unwrap_or(&full);
+    let message = message.split("; use ").next().unwrap_or(message);
+    let message = message.split(", set Duplicate").next().unwrap_or(message);
+    let (code, detail) = if message.contains("multiple YAML documents") {
+        ("not_yet", "a recipe of several documents (`---`) is not supported yet; post one document a job".to_owned())
+    } else {
+        ("yaml_syntax", message.to_owned())
+    };
+    Problem { line: place.map(|l| l.line() as u32), column: place.map(|l| l.column() as u32), ..whole(code, detail) }
+}
+
+/// What serde hands over; the places come from the `Spanned` around it.
+enum Raw {
+    Null,
+    Bool(bool),
+    Number(f64),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl From<Spanned<Raw>> for Node {
+    fn from(raw: Spanned<Raw>) -> Node {
+        let at = Some((raw.referenced.line() as u32, raw.referenced.column() as u32));
+        let kind = match raw.value {
+            Raw::Null => Kind::Null,
+            Raw::Bool(b) => Kind::Bool(b),
+            Raw::Number(n) => Kind::Number(n),
+            Raw::Text(s) => Kind::Text(s),
+            Raw::List(items) => Kind::List(items.into_iter().map(Node::from).collect()),
+            Raw::Map(entries) => Kind::Map(entries.into_iter().map(|(k, v)| (key(k), Node::from(v))).collect()),
+        };
+        Node { at, kind }
+    }
+}
+
+fn key(spanned: Spanned<String>) -> Key {
+    Key { at: Some((spanned.referenced.line() as u32, spanned.referenced.column() as u32)), name: spanned.value }
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a scalar, a list or a map")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        Raw::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, b: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool(b))
+    }
+
+    fn visit_i64<E>(self, n: i64) -> Result<Raw, E> {
+        Ok(Raw::Number(n as f64))
+    }
+
+    fn visit_u64<E>(self, n: u64) -> Result<Raw, E> {
+        Ok(Raw::Number(n as f64))
+    }
+
+    fn visit_f64<E>(self, n: f64) -> Result<Raw, E> {
+        Ok(Raw::Number(n))
+    }
+
+    fn visit_str<E>(self, s: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(s.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Raw::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+        let mut map = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            map.push(entry);
+        }
+        Ok(Raw::Map(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(text: &str) -> Kind {
+        let Kind::Map(entries) = Node::from_yaml(text).unwrap().kind else { panic!("not a map") };
+        entries[0].1.kind.clone()
+    }
+
+    #[test]
+    fn a_bare_exponent_is_a_number() {
+        assert_eq!(number("a: 1e-3"), Kind::Number(0.001));
+        assert_eq!(number("a: .5"), Kind::Number(0.5));
+        assert_eq!(number("a: 2"), Kind::Number(2.0));
+    }
+
+    #[test]
+    fn hostile_text_is_refused_with_a_place_and_little_work() {
+        let bomb = format!("a: &a [x, x, x, x, x, x, x, x, x]\n{}", ["b", "c", "d", "e", "f", "g", "h"]
+            .iter()
+            .scan("a", |last, name| {
+                let line = format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(", "));
+                *last = name;
+                Some(line)
+            })
+            .collect::<String>());
+        for text in [bomb, "[".repeat(10_000), "a: 1\na: 2".into(), "a: !!python/object:os.system x".into(), "a: [1,\n".into(), "\0".into()] {
+            let problem = Node::from_yaml(&text).unwrap_err();
+            assert_eq!(problem.code, "yaml_syntax", "{problem}");
+        }
+        assert_eq!(Node::from_yaml(&" ".repeat(limits::RECIPE_BYTES_MAX + 1)).unwrap_err().code, "too_large");
+        assert_eq!(Node::from_yaml("a: 1\n---\nb: 2\n").unwrap_err().code, "not_yet");
+    }
+
+    #[test]
+    fn a_duplicate_key_is_reported_where_it_stands() {
+        let problem = Node::from_yaml("a: 1\nb: 2\na: 3\n").unwrap_err();
+        assert_eq!((problem.line, problem.column), (Some(3), Some(1)));
+        assert_eq!(problem.detail, "duplicate mapping key: a");
+    }
+}

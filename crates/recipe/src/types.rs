@@ -1,0 +1,191 @@
+//! The recipe as types that cannot be wrong in form.
+
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Positions, Problem, Refusal};
+use crate::{ModelRef, Parameters};
+
+/// What to merge, as the user wrote it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recipe {
+    pub merge_method: String,
+    #[serde(flatten)]
+    pub content: Content,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<ModelRef>,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+    /// Dtype of the output, unless `out_dtype` says otherwise; arithmetic is f32 whatever it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<FloatDtype>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_dtype: Option<FloatDtype>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerRecipe>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat_template: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub options: Options,
+    /// Unknown names are warnings, not errors.
+    pub lenient: bool,
+    /// Where each value stood in the text.
+    #[serde(skip)]
+    pub positions: Positions,
+    /// What parsing had to say that is no error.
+    #[serde(skip)]
+    pub warnings: Vec<Problem>,
+}
+
+impl Recipe {
+    /// Parses YAML (or JSON text). `lenient` adds to what the recipe itself says.
+    pub fn parse(text: &str, lenient: bool) -> Result<Recipe, Refusal> {
+        let node = crate::node::Node::from_yaml(text)?;
+        crate::decode::decode(&node, lenient)
+    }
+
+    /// The same from a JSON object; findings then have pointers but no lines.
+    pub fn from_json(value: &serde_json::Value, lenient: bool) -> Result<Recipe, Refusal> {
+        crate::decode::decode(&crate::node::Node::from_json(value), lenient)
+    }
+
+    /// Every model the recipe names, in the order of the text, each once; the base last unless listed.
+    pub fn models(&self) -> Vec<&ModelRef> {
+        let listed: Vec<&ModelRef> = match &self.content {
+            Content::Models(models) => models.iter().map(|m| &m.model).collect(),
+            Content::Slices(slices) => {
+                slices.iter().flat_map(|s| s.sources.iter().map(|i| &i.model).chain(&s.base_model)).collect()
+            }
+        };
+        let mut unique: Vec<&ModelRef> = Vec::new();
+        for model in listed.into_iter().chain(&self.base_model).chain(self.tokenizer_models()) {
+            if !unique.contains(&model) {
+                unique.push(model);
+            }
+        }
+        unique
+    }
+
+    fn tokenizer_models(&self) -> Vec<&ModelRef> {
+        let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
+        let mut models: Vec<&ModelRef> = Vec::new();
+        if let TokenizerSource::Model(model) = &tokenizer.source {
+            models.push(model);
+        }
+        for (_, token) in &tokenizer.tokens {
+            if let Some(TokenSource::Model(model) | TokenSource::ModelToken { model, .. }) = &token.source {
+                models.push(model);
+            }
+        }
+        models
+    }
+}
+
+/// Whole models, or slices of their layers.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    Models(Vec<InputModel>),
+    Slices(Vec<OutputSlice>),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputModel {
+    pub model: ModelRef,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OutputSlice {
+    pub sources: Vec<InputSlice>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_model: Option<ModelRef>,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct InputSlice {
+    pub model: ModelRef,
+    pub layer_range: LayerRange,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+}
+
+/// Layers `start..end`; empty ranges are legal and useful.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerRange {
+    pub start: u32,
+    pub end: u32,
+}
+
+impl LayerRange {
+    pub fn len(self) -> u32 {
+        self.end - self.start
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+impl Serialize for LayerRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        [self.start, self.end].serialize(serializer)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FloatDtype {
+    Float32,
+    Float16,
+    Bfloat16,
+}
+
+/// What mergekit's command line would say, where it still means something.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Options {
+    /// Merge models of different `architectures` if their tensors agree.
+    pub allow_crimes: bool,
+    /// Bytes of one output shard; the operator's default without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_shard_size: Option<u64>,
+    /// Recorded in the manifest; methods without randomness do not use it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub random_seed: Option<u64>,
+}
+
+/// Which vocabulary the output has, and whose rows its tokens take.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenizerRecipe {
+    pub source: TokenizerSource,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tokens: Vec<(String, TokenRecipe)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pad_to_multiple_of: Option<u32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenizerSource {
+    Union,
+    Base,
+    Model(ModelRef),
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TokenRecipe {
+    pub source: Option<TokenSource>,
+    /// The source's row replaces the token's row in every model.
+    pub force: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenSource {
+    Model(ModelRef),
+    ModelToken { model: ModelRef, token: Option<String>, token_id: Option<u32> },
+    Zero,
+}
