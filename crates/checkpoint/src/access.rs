@@ -58,7 +58,8 @@ mod tests {
         assert_eq!(access.resolve_dir("a").unwrap(), std::fs::canonicalize(root.join("a")).unwrap());
         assert!(access.resolve_dir(root.join("a").to_str().unwrap()).is_ok());
         let secret = dir.path().join("secret");
-        for outside in ["../secret", "link", "/etc", "a/../../secret", secret.to_str().unwrap(), "nosuch", "../nosuch"] {
+        for outside in ["../secret", "link", "/etc", "a/../../secret", secret.to_str().unwrap(), "nosuch", "../nosuch"]
+        {
             let error = access.resolve_dir(outside).unwrap_err().to_string();
             assert_eq!(error, "no such directory under the source roots", "{outside}");
         }

@@ -40,12 +40,17 @@ impl Header {
         let file_bytes = file.metadata().map_err(CheckpointError::io(name))?.len();
         let mut prefix = [0; 8];
         if file_bytes < 8 {
-            return Err(CheckpointError::malformed(name, format!("{file_bytes} bytes are too few for a safetensors file")));
+            return Err(CheckpointError::malformed(
+                name,
+                format!("{file_bytes} bytes are too few for a safetensors file"),
+            ));
         }
         file.read_exact_at(&mut prefix, 0).map_err(CheckpointError::io(name))?;
         let length = u64::from_le_bytes(prefix);
         if length > limits::HEADER_BYTES_MAX || length > file_bytes - 8 {
-            let reason = format!("says its header has {length} bytes, in a file of {file_bytes}; it is cut off or no safetensors file");
+            let reason = format!(
+                "says its header has {length} bytes, in a file of {file_bytes}; it is cut off or no safetensors file"
+            );
             return Err(CheckpointError::malformed(name, reason));
         }
         let mut json = vec![0; length as usize];
@@ -60,7 +65,9 @@ impl Header {
         let data_start = 8 + json.len() as u64;
         let mut tensors = Vec::with_capacity(entries.0.len());
         for (tensor, entry) in entries.0 {
-            let info = entry.place(data_start).ok_or_else(|| malformed(format!("tensor {tensor:?}: shape and data_offsets disagree")))?;
+            let info = entry
+                .place(data_start)
+                .ok_or_else(|| malformed(format!("tensor {tensor:?}: shape and data_offsets disagree")))?;
             tensors.push((tensor, info));
         }
         check_contiguous(&mut tensors, data_start, file_bytes).map_err(malformed)?;
@@ -79,7 +86,9 @@ fn check_contiguous(tensors: &mut [(String, TensorInfo)], data_start: u64, file_
         expected += info.bytes;
     }
     if expected != file_bytes {
-        return Err(format!("tensors end at byte {expected} of {file_bytes}; the file is cut off or has bytes that no tensor owns"));
+        return Err(format!(
+            "tensors end at byte {expected} of {file_bytes}; the file is cut off or has bytes that no tensor owns"
+        ));
     }
     Ok(())
 }
@@ -152,14 +161,21 @@ mod tests {
     fn a_sound_header_gives_places_in_the_file() {
         let json = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]},"a":{"dtype":"BF16","shape":[1,2],"data_offsets":[0,4]}}"#;
         let header = parse(json, 12).unwrap();
-        let starts: Vec<_> = header.tensors.iter().map(|(n, i)| (n.as_str(), i.start - 8 - json.len() as u64)).collect();
+        let starts: Vec<_> =
+            header.tensors.iter().map(|(n, i)| (n.as_str(), i.start - 8 - json.len() as u64)).collect();
         assert_eq!(starts, [("a", 0), ("b", 4)]);
     }
 
     #[test]
     fn every_lie_in_a_header_is_refused() {
-        let one = |dtype: &str, shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
-        let two = |a: &str, b: &str| format!(r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":{a}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{b}}}}}"#);
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        let two = |a: &str, b: &str| {
+            format!(
+                r#"{{"a":{{"dtype":"U8","shape":[4],"data_offsets":{a}}},"b":{{"dtype":"U8","shape":[4],"data_offsets":{b}}}}}"#
+            )
+        };
         let duplicate = r#"{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#;
         let cases = [
             (one("F32", "[2]", "[0,4]"), 4, "disagree"),

@@ -44,6 +44,14 @@ pub fn is_mergeable(dtype: Dtype) -> bool {
 pub fn is_floating(dtype: Dtype) -> bool {
     !matches!(
         dtype,
-        Dtype::BOOL | Dtype::U8 | Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64
+        Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::U32
+            | Dtype::I64
+            | Dtype::U64
     )
 }

@@ -74,19 +74,29 @@ impl CheckpointFile {
         let header = Header::read(&file, &name)?;
         let metadata = file.metadata().map_err(CheckpointError::io(&path))?;
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
-        let opened =
-            CheckpointFile { name, path, bytes: header.file_bytes, header_digest: header.digest.clone(), modified_ns, file };
+        let opened = CheckpointFile {
+            name,
+            path,
+            bytes: header.file_bytes,
+            header_digest: header.digest.clone(),
+            modified_ns,
+            file,
+        };
         Ok((opened, header))
     }
 }
 
 fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
-    let config = read_json(dir, "config.json", access)?.ok_or_else(|| CheckpointError::malformed("config.json", "is missing"))?;
+    let config = read_json(dir, "config.json", access)?
+        .ok_or_else(|| CheckpointError::malformed("config.json", "is missing"))?;
     if !config.is_object() {
         return Err(CheckpointError::malformed("config.json", "is no JSON object"));
     }
     if let Some(method) = config.pointer("/quantization_config/quant_method") {
-        let reason = format!("is a quantised checkpoint ({}); merge the original 16-bit or 32-bit weights instead", method.as_str().unwrap_or("unknown"));
+        let reason = format!(
+            "is a quantised checkpoint ({}); merge the original 16-bit or 32-bit weights instead",
+            method.as_str().unwrap_or("unknown")
+        );
         return Err(CheckpointError::Unsupported(reason));
     }
     Ok(config)
@@ -100,7 +110,10 @@ fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, C
     let path = access.resolve_file(&path)?;
     let bytes = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
     if bytes > limits::JSON_BYTES_MAX {
-        return Err(CheckpointError::malformed(name, format!("has {bytes} bytes; at most {} are read", limits::JSON_BYTES_MAX)));
+        return Err(CheckpointError::malformed(
+            name,
+            format!("has {bytes} bytes; at most {} are read", limits::JSON_BYTES_MAX),
+        ));
     }
     let text = std::fs::read(&path).map_err(CheckpointError::io(&path))?;
     let value = serde_json::from_slice(&text).map_err(|e| CheckpointError::malformed(name, e.to_string()))?;
@@ -136,14 +149,20 @@ fn plain_name(value: &Value) -> Result<String, CheckpointError> {
     if name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', '\0']) {
         return Ok(name.to_owned());
     }
-    Err(CheckpointError::malformed(INDEX, format!("names the shard {value}; a plain file name ending in .safetensors is needed")))
+    Err(CheckpointError::malformed(
+        INDEX,
+        format!("names the shard {value}; a plain file name ending in .safetensors is needed"),
+    ))
 }
 
 fn what_is_here(dir: &Path) -> Option<String> {
-    let names: Vec<String> = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+    let names: Vec<String> =
+        std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     let has = |suffixes: &[&str]| names.iter().find(|n| suffixes.iter().any(|s| n.ends_with(s)));
     if let Some(name) = has(&[".bin", ".pt", ".pth", ".ckpt"]) {
-        return Some(format!("{name} is a pickle, which is never loaded; save the model as safetensors first (transformers: save_pretrained)"));
+        return Some(format!(
+            "{name} is a pickle, which is never loaded; save the model as safetensors first (transformers: save_pretrained)"
+        ));
     }
     if let Some(name) = has(&[".gguf"]) {
         return Some(format!("{name} is GGUF; merge the safetensors original and convert the result"));
@@ -169,12 +188,18 @@ fn gather(
                 None => {}
             }
             if tensors.insert(tensor.clone(), TensorPlace { file, info }).is_some() {
-                return Err(CheckpointError::malformed(&files[file].name, format!("tensor {tensor:?} is in another shard too")));
+                return Err(CheckpointError::malformed(
+                    &files[file].name,
+                    format!("tensor {tensor:?} is in another shard too"),
+                ));
             }
         }
     }
     if let Some((tensor, shard)) = weight_map.iter().min() {
-        return Err(CheckpointError::malformed(INDEX, format!("says that tensor {tensor:?} is in {shard}, which does not have it")));
+        return Err(CheckpointError::malformed(
+            INDEX,
+            format!("says that tensor {tensor:?} is in {shard}, which does not have it"),
+        ));
     }
     Ok(tensors)
 }

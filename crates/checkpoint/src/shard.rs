@@ -91,7 +91,12 @@ impl ShardFile {
     /// An existing file keeps its content: whoever wrote it by the same plan wrote the same bytes.
     pub fn create(dir: &Path, layout: &ShardLayout) -> Result<ShardFile, CheckpointError> {
         let path = dir.join(&layout.file_name);
-        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(CheckpointError::io(&path))?;
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(CheckpointError::io(&path))?;
         reserve(&file, layout.bytes).map_err(CheckpointError::io(&path))?;
         file.write_all_at(&layout.header, 0).map_err(CheckpointError::io(&path))?;
         Ok(ShardFile { path, file })
@@ -121,7 +126,11 @@ mod tests {
     use super::*;
 
     fn tensors() -> Vec<(String, Dtype, Vec<u64>)> {
-        vec![("a".into(), Dtype::BF16, vec![3]), ("b".into(), Dtype::F32, vec![2, 2]), ("c".into(), Dtype::BF16, vec![8])]
+        vec![
+            ("a".into(), Dtype::BF16, vec![3]),
+            ("b".into(), Dtype::F32, vec![2, 2]),
+            ("c".into(), Dtype::BF16, vec![8]),
+        ]
     }
 
     #[test]

@@ -1,0 +1,29 @@
+//! Recipe and checkpoints in, plan and shards out.
+//!
+//! Invariants: synchronous, and no input makes it panic; a plan is made from headers alone; the bytes of an output
+//! depend on recipe, inputs and seed, never on threads, tiles or the backend.
+
+pub mod artifact;
+pub mod backend;
+mod check;
+pub mod convert;
+mod execute;
+pub mod kernel;
+mod layers;
+pub mod methods;
+mod parameters;
+mod plan;
+mod simd;
+mod slices;
+mod sources;
+pub mod statistic;
+
+pub use artifact::{Artifact, ArtifactFile};
+pub use backend::Backend;
+pub use check::check;
+pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
+pub use plan::{Plan, PlanSummary, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, plan};
+pub use sources::{Source, Sources};
+
+/// Version of the engine, recorded in manifests and part of a plan's identity.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,25 @@
+//! That a merge was asked for, and how far it is: the queue, the event log and the leases, in SQLite or Postgres.
+//!
+//! Invariants:
+//! - What is told is true: an event is written in the same transaction as what it tells, and `seq` has no gaps.
+//! - One lease at a time: the token rises with each claim, and a write with an old token changes nothing.
+//! - This is the only crate that speaks SQL.
+
+mod error;
+mod event;
+mod id;
+mod job;
+mod lease;
+mod page;
+mod store;
+#[cfg(test)]
+mod testing;
+mod word;
+
+pub use error::{JobsError, ParseError, Result};
+pub use event::{Event, EventKind, Level, NewEvent};
+pub use id::{JobId, WorkerId};
+pub use job::{Enqueued, Idempotency, Job, JobFailure, NewJob, Phase, Progress, RecipeFormat, Status};
+pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
+pub use page::{Cursor, JobFilter, JobPage};
+pub use store::{Clock, Store};

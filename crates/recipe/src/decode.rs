@@ -6,8 +6,20 @@ use crate::types::*;
 use crate::{Condition, ModelRef, Parameters, Scalar, Setting, Value, limits};
 
 const TOP_KEYS: &[&str] = &[
-    "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype", "tokenizer",
-    "tokenizer_source", "chat_template", "name", "options", "lenient",
+    "merge_method",
+    "models",
+    "slices",
+    "modules",
+    "base_model",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "tokenizer",
+    "tokenizer_source",
+    "chat_template",
+    "name",
+    "options",
+    "lenient",
 ];
 
 pub(crate) fn decode(node: &Node, lenient: bool) -> Result<Recipe, Refusal> {
@@ -157,7 +169,12 @@ impl Decoder {
         })
     }
 
-    fn optional<T>(&mut self, object: &Object<'_>, key: &str, read: fn(&mut Decoder, &Node, &str) -> Option<T>) -> Option<T> {
+    fn optional<T>(
+        &mut self,
+        object: &Object<'_>,
+        key: &str,
+        read: fn(&mut Decoder, &Node, &str) -> Option<T>,
+    ) -> Option<T> {
         let (node, pointer) = object.get(key)?;
         read(self, node, &pointer)
     }
@@ -165,8 +182,11 @@ impl Decoder {
     /// The schema of mergekit-moe, and `merge_method: moe`, are known and not there yet: say so, not "unknown key".
     fn refuse_moe(&mut self, node: &Node) -> Option<()> {
         let Kind::Map(entries) = &node.kind else { return Some(()) };
-        let named_moe = |(key, value): &(Key, Node)| key.name == "merge_method" && matches!(&value.kind, Kind::Text(s) if s == "moe");
-        let found = entries.iter().find(|(key, _)| key.name == "experts").or_else(|| entries.iter().find(|e| named_moe(e)));
+        let named_moe = |(key, value): &(Key, Node)| {
+            key.name == "merge_method" && matches!(&value.kind, Kind::Text(s) if s == "moe")
+        };
+        let found =
+            entries.iter().find(|(key, _)| key.name == "experts").or_else(|| entries.iter().find(|e| named_moe(e)));
         let Some((key, _)) = found else { return Some(()) };
         let pointer = format!("/{}", key.name);
         self.error(&pointer, "not_yet", "building a mixture of experts (`moe`) is not supported yet");
@@ -192,18 +212,27 @@ impl Decoder {
 
     fn content(&mut self, top: &Object<'_>) -> Option<Content> {
         if let Some((_, pointer)) = top.get("modules") {
-            self.error(&pointer, "not_yet", "`modules` is not supported yet; write `models` to merge every module alike");
+            self.error(
+                &pointer,
+                "not_yet",
+                "`modules` is not supported yet; write `models` to merge every module alike",
+            );
             return None;
         }
         // an empty list counts as absent, as it does for mergekit
-        let filled = |key: &str| top.get(key).filter(|(node, _)| !matches!(&node.kind, Kind::List(items) if items.is_empty()));
+        let filled =
+            |key: &str| top.get(key).filter(|(node, _)| !matches!(&node.kind, Kind::List(items) if items.is_empty()));
         match (filled("models"), filled("slices")) {
             (Some(_), Some((_, pointer))) => {
                 self.error(&pointer, "conflict", "`models` and `slices` exclude each other; keep one");
                 None
             }
             (None, None) => {
-                self.error("", "missing", "write `models` (whole models) or `slices` (layers of models), with at least one entry");
+                self.error(
+                    "",
+                    "missing",
+                    "write `models` (whole models) or `slices` (layers of models), with at least one entry",
+                );
                 None
             }
             (Some((node, pointer)), None) => self.models(node, &pointer).map(Content::Models),
@@ -213,7 +242,8 @@ impl Decoder {
 
     fn models(&mut self, node: &Node, pointer: &str) -> Option<Vec<InputModel>> {
         let items = self.list(node, pointer, limits::MODELS_MAX, "a list of models (`- model: PATH`)")?;
-        let models: Vec<_> = items.iter().enumerate().map(|(i, item)| self.input_model(item, &format!("{pointer}/{i}"))).collect();
+        let models: Vec<_> =
+            items.iter().enumerate().map(|(i, item)| self.input_model(item, &format!("{pointer}/{i}"))).collect();
         models.into_iter().collect()
     }
 
@@ -235,7 +265,8 @@ impl Decoder {
 
     fn slices(&mut self, node: &Node, pointer: &str) -> Option<Vec<OutputSlice>> {
         let items = self.list(node, pointer, limits::SLICES_MAX, "a list of slices (`- sources: [...]`)")?;
-        let slices: Vec<_> = items.iter().enumerate().map(|(i, item)| self.output_slice(item, &format!("{pointer}/{i}"))).collect();
+        let slices: Vec<_> =
+            items.iter().enumerate().map(|(i, item)| self.output_slice(item, &format!("{pointer}/{i}"))).collect();
         slices.into_iter().collect()
     }
 
@@ -248,7 +279,11 @@ impl Decoder {
         let base_model = self.optional(&object, "base_model", Decoder::model_ref);
         let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
         let Some((sources, at)) = object.get("sources") else {
-            self.error(pointer, "missing", "`sources` is missing; write `sources: [{model: PATH, layer_range: [0, 4]}]`");
+            self.error(
+                pointer,
+                "missing",
+                "`sources` is missing; write `sources: [{model: PATH, layer_range: [0, 4]}]`",
+            );
             return None;
         };
         let items = self.list(sources, &at, limits::MODELS_MAX, "a list of sources")?;
@@ -256,18 +291,28 @@ impl Decoder {
             self.error(&at, "missing", "a slice needs at least one source");
             return None;
         }
-        let sources: Vec<_> = items.iter().enumerate().map(|(i, item)| self.input_slice(item, &format!("{at}/{i}"))).collect();
+        let sources: Vec<_> =
+            items.iter().enumerate().map(|(i, item)| self.input_slice(item, &format!("{at}/{i}"))).collect();
         Some(OutputSlice { sources: sources.into_iter().collect::<Option<_>>()?, base_model, parameters })
     }
 
     fn input_slice(&mut self, node: &Node, pointer: &str) -> Option<InputSlice> {
-        let object = self.object(node, pointer, &["model", "layer_range", "parameters"], "a map with `model` and `layer_range`")?;
+        let object = self.object(
+            node,
+            pointer,
+            &["model", "layer_range", "parameters"],
+            "a map with `model` and `layer_range`",
+        )?;
         let model = self.required_model(&object);
         let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
         let layer_range = match object.get("layer_range") {
             Some((node, at)) => self.layer_range(node, &at),
             None => {
-                self.error(pointer, "missing", "`layer_range` is missing; write `layer_range: [first, end]`, the end not included");
+                self.error(
+                    pointer,
+                    "missing",
+                    "`layer_range` is missing; write `layer_range: [first, end]`, the end not included",
+                );
                 None
             }
         };
@@ -286,7 +331,9 @@ impl Decoder {
                 Some(LayerRange { start: *start as u32, end: *end as u32 })
             }
             Some([start, end]) => {
-                let detail = format!("layer_range [{start}, {end}] is no range of layers; write 0 <= first <= end, the end not included");
+                let detail = format!(
+                    "layer_range [{start}, {end}] is no range of layers; write 0 <= first <= end, the end not included"
+                );
                 self.error(pointer, "invalid_value", detail);
                 None
             }
@@ -375,7 +422,12 @@ impl Decoder {
     }
 
     fn condition(&mut self, node: &Node, pointer: &str) -> Option<Condition> {
-        let object = self.object(node, pointer, &["filter", "value"], "`{filter: NAME, value: NUMBER}`: a list holds either conditions or numbers")?;
+        let object = self.object(
+            node,
+            pointer,
+            &["filter", "value"],
+            "`{filter: NAME, value: NUMBER}`: a list holds either conditions or numbers",
+        )?;
         let filter = self.optional(&object, "filter", Decoder::text);
         let Some((value, at)) = object.get("value") else {
             self.error(pointer, "missing", "`value` is missing in this condition");
@@ -387,7 +439,8 @@ impl Decoder {
     fn value(&mut self, node: &Node, pointer: &str) -> Option<Value> {
         match &node.kind {
             Kind::List(items) => {
-                let points: Vec<_> = items.iter().enumerate().map(|(i, item)| self.scalar(item, &format!("{pointer}/{i}"))).collect();
+                let points: Vec<_> =
+                    items.iter().enumerate().map(|(i, item)| self.scalar(item, &format!("{pointer}/{i}"))).collect();
                 Some(Value::Gradient(points.into_iter().collect::<Option<_>>()?))
             }
             _ => self.scalar(node, pointer).map(Value::Scalar),
@@ -400,7 +453,11 @@ impl Decoder {
             Kind::Number(n) if n.is_finite() => Some(Scalar::Number(*n)),
             Kind::Text(s) => Some(Scalar::Text(s.clone())),
             _ => {
-                self.wrong_type(pointer, node, "a number, a boolean, a list of numbers, or a list of `{filter, value}`");
+                self.wrong_type(
+                    pointer,
+                    node,
+                    "a number, a boolean, a list of numbers, or a list of `{filter, value}`",
+                );
                 None
             }
         }
@@ -414,7 +471,8 @@ impl Decoder {
             "bfloat16" | "bf16" => Some(FloatDtype::Bfloat16),
             other => {
                 let near = nearest(other, ["float32", "float16", "bfloat16"]);
-                let advice = near.map_or("write float32, float16 or bfloat16".to_owned(), |n| format!("did you mean `{n}`?"));
+                let advice =
+                    near.map_or("write float32, float16 or bfloat16".to_owned(), |n| format!("did you mean `{n}`?"));
                 self.error(pointer, "invalid_value", format!("dtype {name:?} is not supported; {advice}"));
                 None
             }
@@ -422,7 +480,8 @@ impl Decoder {
     }
 
     fn options(&mut self, node: &Node, pointer: &str) -> Option<Options> {
-        let object = self.object(node, pointer, &["allow_crimes", "out_shard_size", "random_seed"], "a map of options")?;
+        let object =
+            self.object(node, pointer, &["allow_crimes", "out_shard_size", "random_seed"], "a map of options")?;
         Some(Options {
             allow_crimes: self.optional(&object, "allow_crimes", Decoder::boolean).unwrap_or(false),
             out_shard_size: self.optional(&object, "out_shard_size", Decoder::count),
@@ -433,7 +492,11 @@ impl Decoder {
     fn tokenizer(&mut self, top: &Object<'_>) -> Option<TokenizerRecipe> {
         match (top.get("tokenizer"), top.get("tokenizer_source")) {
             (Some((_, _)), Some((_, pointer))) => {
-                self.error(&pointer, "conflict", "`tokenizer` and `tokenizer_source` exclude each other; keep `tokenizer`");
+                self.error(
+                    &pointer,
+                    "conflict",
+                    "`tokenizer` and `tokenizer_source` exclude each other; keep `tokenizer`",
+                );
                 None
             }
             (None, None) => None,
@@ -474,7 +537,9 @@ impl Decoder {
         };
         let tokens: Vec<_> = entries
             .iter()
-            .map(|(key, value)| Some((key.name.clone(), self.token(value, &format!("{pointer}/{}", escape(&key.name)))?)))
+            .map(|(key, value)| {
+                Some((key.name.clone(), self.token(value, &format!("{pointer}/{}", escape(&key.name)))?))
+            })
             .collect();
         tokens.into_iter().collect()
     }
@@ -502,7 +567,11 @@ impl Decoder {
             "zero" => Some(TokenSource::Zero),
             "model_token" => self.model_token(&object),
             other => {
-                self.error(pointer, "invalid_value", format!("token source kind {other:?} is not known; write `zero` or `model_token`"));
+                self.error(
+                    pointer,
+                    "invalid_value",
+                    format!("token source kind {other:?} is not known; write `zero` or `model_token`"),
+                );
                 None
             }
         }

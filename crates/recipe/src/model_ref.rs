@@ -40,7 +40,9 @@ impl std::str::FromStr for ModelRef {
         let model = sides.next().unwrap_or_default();
         let lora = sides.next();
         if sides.next().is_some() {
-            return Err(format!("model reference {text:?} has more than one `+`; a path with `+` in it needs the form `model: {{path: ...}}`"));
+            return Err(format!(
+                "model reference {text:?} has more than one `+`; a path with `+` in it needs the form `model: {{path: ...}}`"
+            ));
         }
         let (path, revision) = split_revision(model)?;
         let lora = lora.map(split_revision).transpose()?;
@@ -58,10 +60,14 @@ fn split_revision(text: &str) -> Result<(String, Option<String>), String> {
     let path = parts.next().unwrap_or_default().trim();
     let revision = parts.next().map(str::trim);
     if parts.next().is_some() {
-        return Err(format!("model reference {text:?} has more than one `@`; a path with `@` in it needs the form `model: {{path: ...}}`"));
+        return Err(format!(
+            "model reference {text:?} has more than one `@`; a path with `@` in it needs the form `model: {{path: ...}}`"
+        ));
     }
     if path.is_empty() || revision == Some("") {
-        return Err(format!("model reference {text:?} is incomplete; write a path or owner/name, with @revision if needed"));
+        return Err(format!(
+            "model reference {text:?} is incomplete; write a path or owner/name, with @revision if needed"
+        ));
     }
     Ok((path.to_owned(), revision.map(str::to_owned)))
 }
@@ -97,7 +103,9 @@ mod tests {
 
     #[test]
     fn a_hub_name_is_told_from_a_path() {
-        for (text, expected) in [("org/name", true), ("./org/name", false), ("models/a/b", false), ("name", false), ("/a", false)] {
+        for (text, expected) in
+            [("org/name", true), ("./org/name", false), ("models/a/b", false), ("name", false), ("/a", false)]
+        {
             assert_eq!(ModelRef::local(text).is_hub_like(), expected, "{text}");
         }
     }

@@ -34,12 +34,17 @@ impl Node {
     /// Parses one YAML document (JSON is one too), within the limits.
     pub fn from_yaml(text: &str) -> Result<Node, Problem> {
         if text.len() > limits::RECIPE_BYTES_MAX {
-            return Err(whole("too_large", format!("recipe has {} bytes; at most {} are accepted", text.len(), limits::RECIPE_BYTES_MAX)));
+            return Err(whole(
+                "too_large",
+                format!("recipe has {} bytes; at most {} are accepted", text.len(), limits::RECIPE_BYTES_MAX),
+            ));
         }
         if let Some(at) = text.find('\0') {
             return Err(whole("yaml_syntax", format!("recipe has a NUL byte at offset {at}; send YAML text")));
         }
-        serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options()).map(Node::from).map_err(|error| syntax_problem(&error))
+        serde_yaml::from_str_with_options::<Spanned<Raw>>(text, options())
+            .map(Node::from)
+            .map_err(|error| syntax_problem(&error))
     }
 
     pub fn from_json(value: &serde_json::Value) -> Node {
@@ -49,9 +54,9 @@ impl Node {
             serde_json::Value::Number(n) => Kind::Number(n.as_f64().unwrap_or(f64::NAN)),
             serde_json::Value::String(s) => Kind::Text(s.clone()),
             serde_json::Value::Array(items) => Kind::List(items.iter().map(Node::from_json).collect()),
-            serde_json::Value::Object(map) => Kind::Map(
-                map.iter().map(|(k, v)| (Key { at: None, name: k.clone() }, Node::from_json(v))).collect(),
-            ),
+            serde_json::Value::Object(map) => {
+                Kind::Map(map.iter().map(|(k, v)| (Key { at: None, name: k.clone() }, Node::from_json(v))).collect())
+            }
         };
         Node { at: None, kind }
     }
@@ -62,7 +67,9 @@ impl Node {
             Kind::Null => "nothing".into(),
             Kind::Bool(b) => format!("`{b}`"),
             Kind::Number(n) => format!("the number {n}"),
-            Kind::Text(s) if s.chars().count() > 40 => format!("the text {:?}...", s.chars().take(40).collect::<String>()),
+            Kind::Text(s) if s.chars().count() > 40 => {
+                format!("the text {:?}...", s.chars().take(40).collect::<String>())
+            }
             Kind::Text(s) => format!("the text {s:?}"),
             Kind::List(items) => format!("a list of {}", items.len()),
             Kind::Map(_) => "a map".into(),
@@ -216,15 +223,25 @@ mod tests {
 
     #[test]
     fn hostile_text_is_refused_with_a_place_and_little_work() {
-        let bomb = format!("a: &a [x, x, x, x, x, x, x, x, x]\n{}", ["b", "c", "d", "e", "f", "g", "h"]
-            .iter()
-            .scan("a", |last, name| {
-                let line = format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(", "));
-                *last = name;
-                Some(line)
-            })
-            .collect::<String>());
-        for text in [bomb, "[".repeat(10_000), "a: 1\na: 2".into(), "a: !!python/object:os.system x".into(), "a: [1,\n".into(), "\0".into()] {
+        let bomb = format!(
+            "a: &a [x, x, x, x, x, x, x, x, x]\n{}",
+            ["b", "c", "d", "e", "f", "g", "h"]
+                .iter()
+                .scan("a", |last, name| {
+                    let line = format!("{name}: &{name} [{}]\n", vec![format!("*{last}"); 9].join(", "));
+                    *last = name;
+                    Some(line)
+                })
+                .collect::<String>()
+        );
+        for text in [
+            bomb,
+            "[".repeat(10_000),
+            "a: 1\na: 2".into(),
+            "a: !!python/object:os.system x".into(),
+            "a: [1,\n".into(),
+            "\0".into(),
+        ] {
             let problem = Node::from_yaml(&text).unwrap_err();
             assert_eq!(problem.code, "yaml_syntax", "{problem}");
         }

@@ -161,7 +161,11 @@ mod tests {
             filter: filter.map(str::to_owned),
             value: Value::Scalar(Scalar::Number(n)),
         };
-        let setting = Setting::Conditional(vec![condition(Some("mlp"), 1.0), condition(Some("mlp.up"), 2.0), condition(Some("*"), 3.0)]);
+        let setting = Setting::Conditional(vec![
+            condition(Some("mlp"), 1.0),
+            condition(Some("mlp.up"), 2.0),
+            condition(Some("*"), 3.0),
+        ]);
         assert_eq!(setting.at("layers.0.mlp.up", 0.0), Some(Scalar::Number(1.0)));
         assert_eq!(setting.at("layers.0.attn", 0.0), Some(Scalar::Number(3.0)));
         assert_eq!(Setting::Conditional(vec![condition(Some("mlp"), 1.0)]).at("attn", 0.0), None);

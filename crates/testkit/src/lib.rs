@@ -1,0 +1,21 @@
+//! What tests share: tiny checkpoints made in code, checkpoints read back, and every method written naively in f64.
+
+mod build;
+mod golden;
+mod read;
+pub mod reference;
+
+pub use build::{TinyCheckpoint, sparse_checkpoint};
+pub use golden::{Case, golden_dirs};
+pub use read::{Tensor, read_checkpoint};
+
+use std::path::PathBuf;
+
+/// The root of the repository.
+pub fn workspace() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("crates/testkit lies two levels down")
+        .to_owned()
+}

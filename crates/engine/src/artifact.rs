@@ -1,0 +1,205 @@
+//! The files around the shards: index, config, tokenizer, card, recipe and manifest.
+//!
+//! Invariant: nothing here depends on when or where the merge ran, so equal plans give equal artifacts, byte for byte.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use checkpoint::digest_file;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use crate::execute::Execution;
+use crate::{ExecuteError, Plan, Sources};
+
+/// Files that travel along from the donor when it has them. Code is not among them.
+const CARRIED: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+];
+
+pub const MANIFEST: &str = "manifest.json";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// A finished output directory, not yet published.
+#[derive(Debug, Clone)]
+pub struct Artifact {
+    pub dir: PathBuf,
+    pub plan_digest: String,
+    /// Every file but the manifest, which lists them.
+    pub files: Vec<ArtifactFile>,
+    pub manifest_sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArtifactFile {
+    pub path: String,
+    pub bytes: u64,
+    pub sha256: String,
+}
+
+/// Bytes that digests read: every input file used, every shard.
+pub(crate) fn digested_bytes(plan: &Plan, sources: &Sources) -> u64 {
+    let inputs: u64 =
+        used_files(plan).iter().map(|(source, file)| sources.list[*source].checkpoint.files[*file].bytes).sum();
+    inputs + plan.shards.iter().map(|s| s.bytes).sum::<u64>()
+}
+
+fn used_files(plan: &Plan) -> BTreeSet<(usize, usize)> {
+    plan.tasks.iter().flat_map(|t| t.inputs.iter().map(|i| (i.source, i.place.file))).collect()
+}
+
+/// Writes what belongs beside the shards and makes everything durable.
+pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path) -> Result<Artifact, ExecuteError> {
+    let plan = execution.plan;
+    let mut beside = vec![write(dir, "config.json", &pretty(&plan.config))?];
+    if plan.shards.len() > 1 {
+        beside.push(write(dir, INDEX, &pretty(&index(plan)))?);
+    }
+    beside.extend(carry(execution, dir)?);
+    beside.push(write(dir, "recipe.yml", recipe_text.as_bytes())?);
+    beside.push(write(dir, "README.md", card(plan, recipe_text).as_bytes())?);
+    let shards: Result<Vec<_>, _> =
+        plan.shards.par_iter().map(|shard| digest_shard(execution, dir, &shard.file_name)).collect();
+    let mut files = shards?;
+    files.extend(beside);
+    let manifest = manifest(plan, inputs(execution)?, &files);
+    let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
+    sync_dir(dir)?;
+    Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
+}
+
+fn pretty(value: &Value) -> Vec<u8> {
+    let mut text = serde_json::to_vec_pretty(value).expect("a JSON value serialises");
+    text.push(b'\n');
+    text
+}
+
+fn write(dir: &Path, name: &str, content: &[u8]) -> Result<ArtifactFile, ExecuteError> {
+    let path = dir.join(name);
+    let mut file = std::fs::File::create(&path).map_err(ExecuteError::io(&path))?;
+    file.write_all(content).and_then(|()| file.sync_all()).map_err(ExecuteError::io(&path))?;
+    Ok(ArtifactFile { path: name.to_owned(), bytes: content.len() as u64, sha256: checkpoint::digest_bytes(content) })
+}
+
+fn sync_dir(dir: &Path) -> Result<(), ExecuteError> {
+    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(ExecuteError::io(dir))
+}
+
+fn index(plan: &Plan) -> Value {
+    let mut weight_map = Map::new();
+    let mut total = 0;
+    for task in &plan.tasks {
+        weight_map.insert(task.name.clone(), json!(plan.shards[task.shard].file_name));
+    }
+    for tensor in plan.shards.iter().flat_map(|s| &s.tensors) {
+        total += tensor.bytes;
+    }
+    json!({"metadata": {"total_size": total}, "weight_map": weight_map})
+}
+
+fn carry(execution: &Execution<'_>, dir: &Path) -> Result<Vec<ArtifactFile>, ExecuteError> {
+    let donor = &execution.sources.list[execution.plan.donor].checkpoint;
+    let mut carried = Vec::new();
+    for name in CARRIED {
+        let path = donor.dir.join(name);
+        if !path.is_file() {
+            continue;
+        }
+        let path = execution.sources.access.resolve_file(&path)?;
+        let content = std::fs::read(&path).map_err(ExecuteError::io(&path))?;
+        carried.push(write(dir, name, &content)?);
+    }
+    Ok(carried)
+}
+
+fn digest_shard(execution: &Execution<'_>, dir: &Path, name: &str) -> Result<ArtifactFile, ExecuteError> {
+    execution.stop_if_cancelled()?;
+    let path = dir.join(name);
+    let bytes = std::fs::metadata(&path).map_err(ExecuteError::io(&path))?.len();
+    let sha256 = digest_file(&path)?;
+    execution.add_bytes(bytes);
+    Ok(ArtifactFile { path: name.to_owned(), bytes, sha256 })
+}
+
+/// Each model with the files that were read of it.
+fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
+    let used: Vec<(usize, usize)> = used_files(execution.plan).into_iter().collect();
+    let digests: Result<Vec<String>, ExecuteError> = used
+        .par_iter()
+        .map(|(source, file)| {
+            execution.stop_if_cancelled()?;
+            let file = &execution.sources.list[*source].checkpoint.files[*file];
+            let digest = digest_file(&file.path)?;
+            execution.add_bytes(file.bytes);
+            Ok(digest)
+        })
+        .collect();
+    let mut models: Vec<Value> = execution.plan.models.iter().map(|m| json!({"model": m, "files": []})).collect();
+    for ((source, file), sha256) in used.iter().zip(digests?) {
+        let file = &execution.sources.list[*source].checkpoint.files[*file];
+        let entry = json!({"path": file.name, "bytes": file.bytes, "sha256": sha256});
+        models[*source]["files"].as_array_mut().expect("made as a list").push(entry);
+    }
+    Ok(Value::Array(models))
+}
+
+fn manifest(plan: &Plan, inputs: Value, files: &[ArtifactFile]) -> Value {
+    json!({
+        "format": 1,
+        "engine": {"name": "amalgam", "version": crate::VERSION},
+        "plan_digest": plan.digest,
+        "method": plan.about.name,
+        "seed": plan.seed,
+        "recipe": plan.recipe,
+        "inputs": inputs,
+        "tensors": plan.tasks.len(),
+        "parameters": plan.tasks.iter().map(|t| t.parameters.elements()).sum::<u64>(),
+        "outputs": files,
+    })
+}
+
+/// A model card with the metadata by which the Hub knows a merge.
+fn card(plan: &Plan, recipe_text: &str) -> String {
+    let hub_like = |m: &&String| m.parse::<recipe::ModelRef>().is_ok_and(|m| m.is_hub_like());
+    let bases: Vec<&String> = plan.models.iter().filter(hub_like).collect();
+    let mut front = String::from("---\n");
+    if !bases.is_empty() {
+        front += "base_model:\n";
+        for base in bases {
+            front += &format!("- {base}\n");
+        }
+        front += "base_model_relation: merge\n";
+    }
+    front += "library_name: transformers\ntags:\n- merge\n- amalgam\n---\n";
+    let models: String = plan.models.iter().map(|m| format!("- `{m}`\n")).collect();
+    // a fence longer than any run of backticks in the recipe cannot be closed by it
+    let fence = "`".repeat(longest_run(recipe_text, '`').max(2) + 1);
+    format!(
+        "{front}# Merged model\n\nMade by [Amalgam](https://github.com/amalgam-merge/amalgam) {} with the method \
+         [{}]({}): {}.\n\n## Models\n\n{models}\n## Recipe\n\n{fence}yaml\n{}\n{fence}\n\n\
+         Inputs, their digests and the digests of these files are in `{MANIFEST}`.\n",
+        crate::VERSION,
+        plan.about.title,
+        plan.about.source,
+        plan.about.formula,
+        recipe_text.trim_end(),
+    )
+}
+
+fn longest_run(text: &str, of: char) -> usize {
+    text.split(|c| c != of).map(str::len).max().unwrap_or(0)
+}

@@ -1,0 +1,295 @@
+//! All that can be said of a recipe without its models.
+
+use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
+
+use crate::methods::{self, About, Base, Default, METHODS, METHODS_TO_COME, Method, Scope};
+use crate::parameters::{self, Place};
+use crate::slices::{Slice, SliceSource, slices};
+
+/// The method and the warnings, or every problem found.
+pub fn check(recipe: &Recipe) -> Result<(&'static dyn Method, Vec<Problem>), Refusal> {
+    let method = find_method(recipe)?;
+    let about = method.about();
+    let mut findings = Findings { recipe, about: &about, problems: Vec::new(), warnings: recipe.warnings.clone() };
+    let slices = slices(recipe);
+    findings.parameter_names(&slices);
+    findings.inputs(&slices);
+    findings.lengths(&slices);
+    findings.required_parameters(&slices);
+    if findings.problems.is_empty() {
+        findings.trial(method, &slices);
+    }
+    if recipe.chat_template.is_some() {
+        findings.warn(
+            "/chat_template",
+            "no_effect",
+            "`chat_template` is not supported yet; the template of the base or first model is kept",
+        );
+    }
+    if findings.problems.is_empty() {
+        Ok((method, findings.warnings))
+    } else {
+        findings.problems.truncate(recipe::limits::PROBLEMS_MAX);
+        Err(Refusal { problems: findings.problems, warnings: findings.warnings })
+    }
+}
+
+fn find_method(recipe: &Recipe) -> Result<&'static dyn Method, Refusal> {
+    let name = recipe.merge_method.as_str();
+    if let Some(method) = methods::find(name) {
+        return Ok(method);
+    }
+    let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).collect();
+    let (code, detail) = if METHODS_TO_COME.contains(&name) {
+        ("not_yet", format!("method `{name}` is not supported yet; there are {}", known.join(", ")))
+    } else if let Some(near) = nearest(name, known.iter().copied()) {
+        ("unknown_method", format!("unknown method `{name}`; did you mean `{near}`?"))
+    } else {
+        ("unknown_method", format!("unknown method `{name}`; there are {}", known.join(", ")))
+    };
+    Err(recipe.positions.problem("/merge_method", code, detail).into())
+}
+
+/// Which input is the base, where the method may take the first by default.
+pub(crate) fn base_of(about: &About, slice: &Slice<'_>) -> Option<usize> {
+    match about.inputs.base {
+        Base::FirstByDefault if slice.named_base.is_none() => Some(0),
+        _ => slice.base,
+    }
+}
+
+struct Findings<'a> {
+    recipe: &'a Recipe,
+    about: &'a About,
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Findings<'_> {
+    fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        self.problems.push(self.recipe.positions.problem(pointer, code, detail));
+    }
+
+    fn warn(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        self.warnings.push(self.recipe.positions.problem(pointer, code, detail));
+    }
+
+    fn parameter_names(&mut self, slices: &[Slice<'_>]) {
+        self.level("/parameters", &self.recipe.parameters, false);
+        for slice in slices {
+            self.level(&format!("{}/parameters", slice.pointer), slice.parameters, false);
+            for source in &slice.sources {
+                self.level(&format!("{}/parameters", source.pointer), source.parameters, true);
+            }
+        }
+    }
+
+    fn level(&mut self, pointer: &str, parameters: &recipe::Parameters, of_a_source: bool) {
+        for (name, setting) in parameters {
+            let at = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+            match self.about.parameters.iter().find(|p| p.name == name) {
+                None => self.unknown_parameter(&at, name),
+                Some(known) if of_a_source && known.scope == Scope::Shared => {
+                    self.warn(
+                        &at,
+                        "no_effect",
+                        format!("`{name}` has no effect on one model; set it under the recipe's `parameters`"),
+                    );
+                }
+                Some(known) => {
+                    let wrong: Vec<String> =
+                        setting.scalars().filter_map(|scalar| parameters::value(known, scalar).err()).collect();
+                    for detail in wrong.into_iter().take(1) {
+                        self.error(&at, "invalid_value", detail);
+                    }
+                }
+            }
+        }
+    }
+
+    fn unknown_parameter(&mut self, at: &str, name: &str) {
+        let method = self.about.name;
+        let others: Vec<&str> = METHODS
+            .iter()
+            .map(|m| m.about())
+            .filter(|a| a.parameters.iter().any(|p| p.name == name))
+            .map(|a| a.name)
+            .collect();
+        if !others.is_empty() {
+            self.warn(
+                at,
+                "no_effect",
+                format!("`{name}` has no effect on {method}; it belongs to {}", others.join(", ")),
+            );
+            return;
+        }
+        let own: Vec<&str> = self.about.parameters.iter().map(|p| p.name).collect();
+        let detail = match nearest(name, own.iter().copied()) {
+            Some(near) => format!("unknown parameter `{name}`; did you mean `{near}`?"),
+            None => format!("unknown parameter `{name}`; {method} has {}", own.join(", ")),
+        };
+        if self.recipe.lenient {
+            self.warn(at, "unknown_parameter", detail);
+        } else {
+            self.error(at, "unknown_parameter", detail);
+        }
+    }
+
+    fn inputs(&mut self, slices: &[Slice<'_>]) {
+        for slice in slices {
+            self.duplicates(slice);
+            self.base(slice);
+            self.count(slice);
+        }
+    }
+
+    fn duplicates(&mut self, slice: &Slice<'_>) {
+        for (i, source) in slice.sources.iter().enumerate() {
+            if slice.sources[..i].iter().any(|s| s.model == source.model && s.range == source.range) {
+                self.error(
+                    &source.pointer,
+                    "duplicate_input",
+                    format!(
+                        "model {:?} is listed twice; list it once, with the sum of its weights",
+                        source.model.to_string()
+                    ),
+                );
+            }
+        }
+    }
+
+    fn base(&mut self, slice: &Slice<'_>) {
+        let method = self.about.name;
+        match (self.about.inputs.base, slice.named_base, slice.base) {
+            (Base::Ordinary, _, _) | (_, Some(_), Some(_)) => {}
+            (_, Some(base), None) => {
+                let detail = format!(
+                    "base_model {:?} is not a source of this slice, and {method} needs it there; add it to `sources` with its layer_range",
+                    base.to_string()
+                );
+                self.error(&slice.pointer, "missing_base", detail);
+            }
+            (Base::Required, None, _) => {
+                self.error(
+                    &slice.pointer,
+                    "missing_base",
+                    format!("{method} needs a base; add `base_model: PATH`, the model that the others were tuned from"),
+                );
+            }
+            (Base::FirstByDefault, None, _) => {
+                let first = slice.sources[0].model.to_string();
+                self.warn(
+                    &slice.pointer,
+                    "base_by_default",
+                    format!("no `base_model`; {method} takes the first source, {first:?}, for it"),
+                );
+            }
+        }
+    }
+
+    fn count(&mut self, slice: &Slice<'_>) {
+        let inputs = self.about.inputs;
+        let found = slice.sources.len();
+        if found >= inputs.min && inputs.max.is_none_or(|max| found <= max) {
+            return;
+        }
+        let wanted = match inputs.max {
+            Some(max) if max == inputs.min => format!("exactly {max}"),
+            Some(max) => format!("{} to {max}", inputs.min),
+            None => format!("at least {}", inputs.min),
+        };
+        let added = slice
+            .sources
+            .iter()
+            .find(|s| s.added)
+            .map_or("", |_| ", `base_model` counted because it is not among them");
+        let plural = if inputs.max == Some(1) { "" } else { "s" };
+        self.error(
+            &slice.pointer,
+            "wrong_number_of_inputs",
+            format!("{} merges {wanted} model{plural}, found {found}{added}", self.about.name),
+        );
+    }
+
+    fn lengths(&mut self, slices: &[Slice<'_>]) {
+        for slice in slices {
+            let mut ranges = slice.sources.iter().filter_map(|s| Some((s, s.range?)));
+            let Some((_, first)) = ranges.next() else { continue };
+            for (source, range) in ranges.filter(|(_, r)| r.len() != first.len()) {
+                let detail = format!(
+                    "this source has {} layers and the first of the slice has {}; sources of a slice need equally many",
+                    range.len(),
+                    first.len()
+                );
+                self.error(&format!("{}/layer_range", source.pointer), "unequal_layer_ranges", detail);
+            }
+        }
+        if slices.iter().all(|s| s.sources.iter().all(|s| s.range.is_some_and(|r| r.is_empty()))) {
+            self.error(
+                "/slices",
+                "invalid_value",
+                "the slices have no layer between them; give at least one a layer_range that is not empty",
+            );
+        }
+    }
+
+    fn required_parameters(&mut self, slices: &[Slice<'_>]) {
+        let required: Vec<_> = self
+            .about
+            .parameters
+            .iter()
+            .filter(|p| matches!(p.default, Default::Required | Default::WhenSetNowhere(_)))
+            .collect();
+        for parameter in required {
+            if let Default::WhenSetNowhere(value) = parameter.default
+                && !parameters::is_set_anywhere(self.recipe, slices, parameter.name)
+            {
+                self.warn("", "parameter_by_default", format!("no model has a `{}`; all are {value}", parameter.name));
+                continue;
+            }
+            for slice in slices {
+                self.required_in(slice, parameter);
+            }
+        }
+    }
+
+    fn required_in(&mut self, slice: &Slice<'_>, parameter: &methods::Parameter) {
+        let base = base_of(self.about, slice);
+        let sources: Vec<Option<&SliceSource<'_>>> = match parameter.scope {
+            Scope::Shared => vec![None],
+            Scope::EachInput => slice.sources.iter().map(Some).collect(),
+            Scope::EachInputButBase => {
+                slice.sources.iter().enumerate().filter(|(i, _)| base != Some(*i)).map(|(_, s)| Some(s)).collect()
+            }
+        };
+        for source in sources {
+            if !parameters::is_set(self.recipe, slice, source, parameter.name) {
+                let (pointer, detail) = parameters::missing(slice, source, parameter.name, None);
+                self.error(&pointer, "missing_parameter", detail);
+            }
+        }
+    }
+
+    /// Where every setting is the same for all tensors, the method itself can be asked at once.
+    fn trial(&mut self, method: &dyn Method, slices: &[Slice<'_>]) {
+        for slice in slices {
+            let levels = slice.sources.iter().map(|s| s.parameters).chain([slice.parameters, &self.recipe.parameters]);
+            if !levels.flat_map(|parameters| parameters.values()).all(is_constant) {
+                continue;
+            }
+            let names = vec![""; slice.sources.len()];
+            let place = Place { name: "", input_names: &names, t: 0.0, shape: &[1] };
+            let resolved =
+                parameters::resolve(self.recipe, self.about, slices, slice, base_of(self.about, slice), &place);
+            match resolved.map(|parameters| method.prepare(&parameters)) {
+                Ok(Ok(_)) => {}
+                Ok(Err(detail)) => self.error(&slice.pointer, "invalid_value", detail),
+                Err(problem) => self.problems.push(problem),
+            }
+        }
+    }
+}
+
+fn is_constant(setting: &Setting) -> bool {
+    matches!(setting, Setting::Plain(Value::Scalar(_)))
+}

@@ -1,0 +1,165 @@
+//! A plan carried out: tensors merged tile by tile into their places, then the files around them.
+
+mod tensor;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use checkpoint::{CheckpointError, ShardFile};
+use rayon::prelude::*;
+
+use crate::artifact::{self, Artifact};
+use crate::backend::cpu::Cpu;
+use crate::{Backend, Plan, Sources};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    #[error("cancelled")]
+    Cancelled,
+    #[error("the output needs {needed} bytes and {available} are free; make room or choose another place")]
+    DiskFull { needed: u64, available: u64 },
+    #[error("tensor {tensor:?} is a buffer that differs between the models; only equal buffers can be carried over")]
+    BuffersDiffer { tensor: String },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("cannot start the threads that merge: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl ExecuteError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> ExecuteError {
+        let path = path.into();
+        move |source| ExecuteError::Io { path, source }
+    }
+
+    /// Whether trying again later may help: a full disk gets room, a file system comes back.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            ExecuteError::DiskFull { .. }
+                | ExecuteError::Io { .. }
+                | ExecuteError::Checkpoint(CheckpointError::Io { .. })
+        )
+    }
+}
+
+/// How far a merge is. Bytes count what is written and what is digested, so they rise to the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    pub tensors_done: u64,
+    pub tensors_total: u64,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+}
+
+/// Who watches an execution: told of progress from any thread, often; asked to stop through a flag.
+pub struct Observer<'a> {
+    pub on_progress: &'a (dyn Fn(Progress) + Sync),
+    pub cancel: &'a AtomicBool,
+}
+
+pub(crate) struct Execution<'a> {
+    pub plan: &'a Plan,
+    pub sources: &'a Sources,
+    observer: &'a Observer<'a>,
+    tensors_done: AtomicU64,
+    bytes_done: AtomicU64,
+    bytes_total: u64,
+}
+
+impl Execution<'_> {
+    fn report(&self) {
+        (self.observer.on_progress)(Progress {
+            tensors_done: self.tensors_done.load(Ordering::Relaxed),
+            tensors_total: self.plan.tasks.len() as u64,
+            bytes_done: self.bytes_done.load(Ordering::Relaxed),
+            bytes_total: self.bytes_total,
+        });
+    }
+
+    pub(crate) fn add_bytes(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+        self.report();
+    }
+
+    pub(crate) fn stop_if_cancelled(&self) -> Result<(), ExecuteError> {
+        if self.observer.cancel.load(Ordering::Relaxed) { Err(ExecuteError::Cancelled) } else { Ok(()) }
+    }
+}
+
+/// Merges into `dir`, which is created; what an earlier execution of the same plan left there is written over.
+/// `recipe_text` goes into the artifact as given.
+pub fn execute(
+    plan: &Plan,
+    sources: &Sources,
+    recipe_text: &str,
+    dir: &Path,
+    observer: &Observer<'_>,
+) -> Result<Artifact, ExecuteError> {
+    let cpu = Cpu::new(plan.settings.memory, plan.settings.thread_count(), plan.inputs_max());
+    execute_on(&cpu, plan, sources, recipe_text, dir, observer)
+}
+
+/// [`execute`] on a given backend.
+pub fn execute_on(
+    backend: &dyn Backend,
+    plan: &Plan,
+    sources: &Sources,
+    recipe_text: &str,
+    dir: &Path,
+    observer: &Observer<'_>,
+) -> Result<Artifact, ExecuteError> {
+    std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
+    check_room(plan, dir)?;
+    let execution = Execution {
+        plan,
+        sources,
+        observer,
+        tensors_done: AtomicU64::new(0),
+        bytes_done: AtomicU64::new(0),
+        bytes_total: written_bytes(plan) + artifact::digested_bytes(plan, sources),
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(plan.settings.thread_count())
+        .thread_name(|i| format!("merge-{i}"))
+        .build()?;
+    pool.install(|| {
+        let shards = create_shards(plan, dir)?;
+        merge_tensors(&execution, backend, &shards)?;
+        shards.par_iter().try_for_each(ShardFile::sync)?;
+        artifact::complete(&execution, recipe_text, dir)
+    })
+}
+
+fn written_bytes(plan: &Plan) -> u64 {
+    plan.shards.iter().flat_map(|s| &s.tensors).map(|t| t.bytes).sum()
+}
+
+fn check_room(plan: &Plan, dir: &Path) -> Result<(), ExecuteError> {
+    let space = rustix::fs::statvfs(dir).map_err(|errno| ExecuteError::io(dir)(errno.into()))?;
+    let available = space.f_bavail * space.f_frsize;
+    let already =
+        plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum::<u64>();
+    let needed = plan.summary(false).disk_bytes;
+    if available + already < needed { Err(ExecuteError::DiskFull { needed, available }) } else { Ok(()) }
+}
+
+fn create_shards(plan: &Plan, dir: &Path) -> Result<Vec<ShardFile>, ExecuteError> {
+    let shards: Result<Vec<_>, _> = plan.shards.iter().map(|layout| ShardFile::create(dir, layout)).collect();
+    Ok(shards?)
+}
+
+/// Largest first, so that no thread is left with a large tensor at the end. Each tensor is itself split over threads,
+/// and only the innermost work holds buffers, so that there are never more of them than threads.
+fn merge_tensors(execution: &Execution<'_>, backend: &dyn Backend, shards: &[ShardFile]) -> Result<(), ExecuteError> {
+    let mut tasks: Vec<_> = execution.plan.tasks.iter().collect();
+    tasks.sort_by_key(|task| std::cmp::Reverse(task.parameters.elements()));
+    tasks.into_par_iter().with_max_len(1).try_for_each(|task| {
+        tensor::merge(execution, backend, task, &shards[task.shard])?;
+        execution.tensors_done.fetch_add(1, Ordering::Relaxed);
+        execution.report();
+        Ok(())
+    })
+}

@@ -1,0 +1,153 @@
+//! Parameters of one tensor: the levels of a recipe searched in order, gradients and conditions evaluated.
+
+use std::collections::BTreeMap;
+
+use recipe::{Parameters, Problem, Recipe, Scalar};
+
+use crate::methods::{About, Default, Kind, Parameter, Resolved, Scope, TaskParameters};
+use crate::slices::{Slice, SliceSource};
+
+/// Where in the output a tensor is, as far as parameters may depend on it.
+pub(crate) struct Place<'a> {
+    /// Output name: what filters of shared parameters are matched with.
+    pub name: &'a str,
+    /// Name in each input: what filters of its own parameters are matched with.
+    pub input_names: &'a [&'a str],
+    /// 0 at the first layer of the slice, 1 at the last.
+    pub t: f64,
+    pub shape: &'a [u64],
+}
+
+/// Levels that can set a parameter, nearest first, each with its pointer.
+fn levels<'a>(
+    recipe: &'a Recipe,
+    slice: &'a Slice<'_>,
+    source: Option<&'a SliceSource<'_>>,
+) -> Vec<(String, &'a Parameters)> {
+    let mut levels = Vec::with_capacity(3);
+    if let Some(source) = source {
+        levels.push((format!("{}/parameters", source.pointer), source.parameters));
+    }
+    levels.push((format!("{}/parameters", slice.pointer), slice.parameters));
+    levels.push(("/parameters".to_owned(), &recipe.parameters));
+    levels
+}
+
+/// Whether any level that counts for this source sets the parameter.
+pub(crate) fn is_set(recipe: &Recipe, slice: &Slice<'_>, source: Option<&SliceSource<'_>>, name: &str) -> bool {
+    levels(recipe, slice, source).iter().any(|(_, parameters)| parameters.contains_key(name))
+}
+
+/// Whether anything in the whole recipe sets the parameter.
+pub(crate) fn is_set_anywhere(recipe: &Recipe, slices: &[Slice<'_>], name: &str) -> bool {
+    slices
+        .iter()
+        .any(|slice| is_set(recipe, slice, None, name) || slice.sources.iter().any(|s| s.parameters.contains_key(name)))
+}
+
+/// Every parameter of the method, for one tensor.
+pub(crate) fn resolve(
+    recipe: &Recipe,
+    about: &About,
+    slices: &[Slice<'_>],
+    slice: &Slice<'_>,
+    base: Option<usize>,
+    place: &Place<'_>,
+) -> Result<TaskParameters, Problem> {
+    let mut shared = BTreeMap::new();
+    let mut each = vec![BTreeMap::new(); slice.sources.len()];
+    for parameter in &about.parameters {
+        match parameter.scope {
+            Scope::Shared => {
+                let found = one(recipe, slices, slice, None, parameter, place.name, place.t)?;
+                shared.extend(found.map(|value| (parameter.name, value)));
+            }
+            Scope::EachInput | Scope::EachInputButBase => {
+                for (i, source) in slice.sources.iter().enumerate() {
+                    if parameter.scope == Scope::EachInputButBase && base == Some(i) {
+                        continue;
+                    }
+                    let found = one(recipe, slices, slice, Some(source), parameter, place.input_names[i], place.t)?;
+                    each[i].extend(found.map(|value| (parameter.name, value)));
+                }
+            }
+        }
+    }
+    Ok(TaskParameters { shape: place.shape.to_vec(), inputs: slice.sources.len(), base, shared, each })
+}
+
+fn one(
+    recipe: &Recipe,
+    slices: &[Slice<'_>],
+    slice: &Slice<'_>,
+    source: Option<&SliceSource<'_>>,
+    parameter: &Parameter,
+    tensor: &str,
+    t: f64,
+) -> Result<Option<Resolved>, Problem> {
+    let name = parameter.name;
+    for (pointer, parameters) in levels(recipe, slice, source) {
+        let Some(scalar) = parameters.get(name).and_then(|setting| setting.at(tensor, t)) else { continue };
+        return match value(parameter, &scalar) {
+            Ok(value) => Ok(Some(value)),
+            Err(detail) => Err(recipe.positions.problem(&format!("{pointer}/{name}"), "invalid_value", detail)),
+        };
+    }
+    match parameter.default {
+        Default::Number(n) => Ok(Some(Resolved::Number(n))),
+        Default::Boolean(b) => Ok(Some(Resolved::Boolean(b))),
+        Default::Absent => Ok(None),
+        Default::WhenSetNowhere(n) if !is_set_anywhere(recipe, slices, name) => Ok(Some(Resolved::Number(n))),
+        Default::WhenSetNowhere(_) | Default::Required => {
+            let (pointer, detail) = missing(slice, source, name, Some(tensor));
+            Err(recipe.positions.problem(&pointer, "missing_parameter", detail))
+        }
+    }
+}
+
+/// What to say where a required parameter is not set.
+pub(crate) fn missing(
+    slice: &Slice<'_>,
+    source: Option<&SliceSource<'_>>,
+    name: &str,
+    tensor: Option<&str>,
+) -> (String, String) {
+    let of_tensor = tensor.map_or(String::new(), |t| format!(" for tensor {t:?} (no condition matches it)"));
+    let Some(source) = source else {
+        return (
+            slice.pointer.clone(),
+            format!("parameter `{name}` is required{of_tensor}; set it under `parameters`"),
+        );
+    };
+    if source.added {
+        let detail = format!(
+            "base_model {:?} is not among `models`, so it is merged as one more input, and it has no `{name}`; list it with a `{name}`, or remove `base_model`",
+            source.model.to_string()
+        );
+        return (source.pointer.clone(), detail);
+    }
+    let detail = format!(
+        "model {:?} has no `{name}`{of_tensor}; add `parameters: {{{name}: ...}}` to it, or set `{name}` for all under `parameters`",
+        source.model.to_string()
+    );
+    (source.pointer.clone(), detail)
+}
+
+/// A scalar as the parameter's kind, within its range.
+pub(crate) fn value(parameter: &Parameter, scalar: &Scalar) -> Result<Resolved, String> {
+    let name = parameter.name;
+    match parameter.kind {
+        Kind::Boolean => {
+            scalar.boolean().map(Resolved::Boolean).ok_or_else(|| format!("`{name}` is true or false, found {scalar}"))
+        }
+        Kind::Number => {
+            let number = scalar.number().ok_or_else(|| format!("`{name}` is a number, found {scalar}"))?;
+            match parameter.range {
+                Some((low, high)) if !(low..=high).contains(&number) => {
+                    Err(format!("`{name}` lies between {low} and {high}, found {number}"))
+                }
+                _ => Ok(Resolved::Number(number)),
+            }
+        }
+    }
+}

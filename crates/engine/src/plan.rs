@@ -1,0 +1,387 @@
+//! The plan of a merge: every output tensor with its inputs, method, parameters, shard and place, from headers alone.
+//!
+//! Invariant: a plan that exists can be executed; whatever is wrong with a recipe or its models is found here.
+
+mod drafts;
+mod summary;
+
+use std::collections::BTreeMap;
+
+use checkpoint::{Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable, layout_shards};
+use recipe::{FloatDtype, Problem, Recipe, Refusal};
+use serde_json::{Value, json};
+
+use crate::check::{base_of, check};
+use crate::methods::{About, Merge, Method, TaskParameters};
+use crate::parameters::{self, Place};
+use crate::slices::{Slice, slices};
+use crate::{Sources, layers};
+use drafts::{Draft, drafts};
+pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
+
+/// What the operator sets, not the recipe.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Bytes that buffers may take.
+    pub memory: u64,
+    /// Threads that merge; all cores where 0.
+    pub threads: usize,
+    /// Bytes of an output shard, unless the recipe's options say otherwise.
+    pub shard_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { memory: 1 << 30, threads: 0, shard_bytes: 5_000_000_000 }
+    }
+}
+
+impl Settings {
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Plan {
+    pub about: About,
+    pub tasks: Vec<TensorTask>,
+    pub shards: Vec<ShardLayout>,
+    /// Recorded; drawn from the recipe when it names none, so that equal recipes stay equal.
+    pub seed: u64,
+    pub warnings: Vec<Problem>,
+    /// SHA-256 over everything that decides the output's bytes.
+    pub digest: String,
+    /// The `config.json` of the output.
+    pub config: Value,
+    /// The source whose config, tokenizer and generation files the output takes.
+    pub(crate) donor: usize,
+    pub(crate) recipe: Value,
+    pub(crate) models: Vec<String>,
+    pub(crate) settings: Settings,
+}
+
+/// The making of one output tensor.
+#[derive(Debug)]
+pub struct TensorTask {
+    pub name: String,
+    pub dtype: Dtype,
+    pub inputs: Vec<TaskInput>,
+    pub parameters: TaskParameters,
+    pub(crate) work: Work,
+    pub(crate) shard: usize,
+    /// Offset in the shard's file.
+    pub(crate) start: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct TaskInput {
+    /// Index into the plan's sources.
+    pub source: usize,
+    pub name: String,
+    pub place: TensorPlace,
+}
+
+#[derive(Debug)]
+pub(crate) enum Work {
+    /// The bytes of one input, unchanged.
+    Copy(usize),
+    /// A buffer that is no parameter: copied from the first input, and the others must hold the same.
+    CopyEqual,
+    Merge(Box<dyn Merge>),
+}
+
+/// Plans a merge, or says everything that stands in its way.
+pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<Plan, Refusal> {
+    let (method, warnings) = check(recipe)?;
+    let slices = slices(recipe);
+    let mut planner =
+        Planner { recipe, sources, about: method.about(), slices: &slices, problems: Vec::new(), warnings };
+    planner.architectures();
+    let drafts = drafts(&mut planner);
+    let tasks = planner.tasks(method, &drafts);
+    planner.refuse_if_any()?;
+    planner.finish(tasks, settings)
+}
+
+pub(crate) struct Planner<'a> {
+    recipe: &'a Recipe,
+    sources: &'a Sources,
+    about: About,
+    slices: &'a [Slice<'a>],
+    problems: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Planner<'_> {
+    fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        // one more than is shown, so that the count stays bounded whatever the models are
+        if self.problems.len() <= recipe::limits::PROBLEMS_MAX {
+            self.problems.push(self.recipe.positions.problem(pointer, code, detail));
+        }
+    }
+
+    fn refuse_if_any(&mut self) -> Result<(), Refusal> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        self.problems.truncate(recipe::limits::PROBLEMS_MAX);
+        Err(Refusal { problems: std::mem::take(&mut self.problems), warnings: std::mem::take(&mut self.warnings) })
+    }
+
+    fn architectures(&mut self) {
+        if self.recipe.options.allow_crimes {
+            return;
+        }
+        let first = &self.sources.list[0];
+        let expected = architecture(first);
+        for source in &self.sources.list[1..] {
+            let found = architecture(source);
+            if found != expected {
+                let detail = format!(
+                    "{:?} is a {found} and {:?} a {expected}; merge models of one architecture, or set `options: {{allow_crimes: true}}` if their tensors really mean the same",
+                    source.model.to_string(),
+                    first.model.to_string()
+                );
+                self.error("", "architecture_mismatch", detail);
+            }
+        }
+    }
+
+    fn tasks(&mut self, method: &dyn Method, drafts: &[Draft]) -> Vec<TensorTask> {
+        drafts.iter().filter_map(|draft| self.task(method, draft)).collect()
+    }
+
+    fn task(&mut self, method: &dyn Method, draft: &Draft) -> Option<TensorTask> {
+        let slice = &self.slices[draft.slice];
+        self.same_shape(draft)?;
+        let shape = &draft.inputs[0].place.info.shape;
+        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
+        let place = Place { name: &draft.name, input_names: &names, t: draft.t, shape };
+        let resolved =
+            parameters::resolve(self.recipe, &self.about, self.slices, slice, base_of(&self.about, slice), &place);
+        let parameters = resolved.map_err(|problem| self.problems.push(problem)).ok()?;
+        let merge = match method.prepare(&parameters) {
+            Ok(merge) => merge,
+            Err(detail) => {
+                let pointer = slice.pointer.clone();
+                self.error(&pointer, "invalid_value", format!("tensor {:?}: {detail}", draft.name));
+                return None;
+            }
+        };
+        let (dtype, work) = self.work(draft, merge)?;
+        Some(TensorTask {
+            name: draft.name.clone(),
+            dtype,
+            inputs: draft.inputs.clone(),
+            parameters,
+            work,
+            shard: 0,
+            start: 0,
+        })
+    }
+
+    fn same_shape(&mut self, draft: &Draft) -> Option<()> {
+        let first = &draft.inputs[0].place.info.shape;
+        if draft.inputs.iter().all(|i| i.place.info.shape == *first) {
+            return Some(());
+        }
+        let shapes: Vec<String> = draft
+            .inputs
+            .iter()
+            .map(|i| format!("{:?} in {:?}", i.place.info.shape, self.sources.list[i.source].model.to_string()))
+            .collect();
+        let rows_only = draft.inputs.iter().all(|i| i.place.info.shape.get(1..) == first.get(1..));
+        let advice = if layers::is_vocabulary(&draft.name) && rows_only {
+            "; the vocabularies differ: add `tokenizer: {source: base}` (or `union`) to align their rows"
+        } else {
+            "; only tensors of one shape can be merged"
+        };
+        let pointer = self.slices[draft.slice].pointer.clone();
+        self.error(
+            &pointer,
+            "shape_mismatch",
+            format!("tensor {:?} has the shapes {}{advice}", draft.name, shapes.join(", ")),
+        );
+        None
+    }
+
+    fn work(&mut self, draft: &Draft, merge: Box<dyn Merge>) -> Option<(Dtype, Work)> {
+        let dtypes: Vec<Dtype> = draft.inputs.iter().map(|i| i.place.info.dtype).collect();
+        if dtypes.iter().all(|d| !is_floating(*d)) {
+            if dtypes.iter().any(|d| *d != dtypes[0]) {
+                self.dtype_error(draft, format!("has the dtypes {dtypes:?}; buffers must be the same in every model"));
+                return None;
+            }
+            return Some((dtypes[0], Work::CopyEqual));
+        }
+        let wanted = self.recipe.out_dtype.or(self.recipe.dtype).map(dtype_of);
+        if let Some(input) = merge.copies()
+            && wanted.is_none_or(|dtype| dtype == dtypes[input])
+        {
+            return Some((dtypes[input], Work::Copy(input)));
+        }
+        if let Some(unsupported) = dtypes.iter().find(|d| !is_mergeable(**d)) {
+            self.dtype_error(draft, format!("has unsupported dtype {unsupported:?}; merging reads BF16, F16 and F32"));
+            return None;
+        }
+        Some((wanted.unwrap_or_else(|| promote(&dtypes)), Work::Merge(merge)))
+    }
+
+    fn dtype_error(&mut self, draft: &Draft, what: String) {
+        let pointer = self.slices[draft.slice].pointer.clone();
+        self.error(&pointer, "unsupported_dtype", format!("tensor {:?} {what}", draft.name));
+    }
+
+    fn finish(self, mut tasks: Vec<TensorTask>, settings: &Settings) -> Result<Plan, Refusal> {
+        let shard_bytes = self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes);
+        let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
+        let shards = layout_shards(outputs, shard_bytes);
+        place_tasks(&mut tasks, &shards);
+        let recipe = serde_json::to_value(self.recipe).expect("a recipe is plain data");
+        let seed = self.recipe.options.random_seed.unwrap_or_else(|| seed_of(&recipe));
+        let donor = self.recipe.base_model.as_ref().map_or(0, |base| self.sources.index_of(base));
+        let config = self.config(donor, &tasks);
+        let mut plan = Plan {
+            about: self.about,
+            tasks,
+            shards,
+            seed,
+            warnings: self.warnings,
+            digest: String::new(),
+            config,
+            donor,
+            recipe,
+            models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
+            settings: settings.clone(),
+        };
+        plan.digest = digest(&plan, self.sources);
+        Ok(plan)
+    }
+
+    /// The donor's config with the depth, dtype and tied flag of what will be written.
+    fn config(&self, donor: usize, tasks: &[TensorTask]) -> Value {
+        let mut config = self.sources.list[donor].checkpoint.config.clone();
+        if self.slices.iter().any(|s| s.sources[0].range.is_some()) {
+            layers::set_layers(&mut config, &self.layers_taken());
+        }
+        let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
+        for task in tasks {
+            if let Some(name) = torch_name(task.dtype) {
+                *bytes.entry(name).or_default() += task.parameters.elements();
+            }
+        }
+        if let Some((name, _)) = bytes.into_iter().max_by_key(|(_, n)| *n) {
+            let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| config.get(k).is_some()).collect();
+            for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
+                config[key] = json!(name);
+            }
+        }
+        self.set_tied(&mut config, tasks);
+        config
+    }
+
+    /// For each output layer, the config it comes from and its index there; the first source of a slice speaks for it.
+    fn layers_taken(&self) -> Vec<(&Value, u32)> {
+        let first = self.slices.iter().filter_map(|slice| Some((&slice.sources[0], slice.sources[0].range?)));
+        first
+            .flat_map(|(source, range)| {
+                let config = &self.sources.list[self.sources.index_of(source.model)].checkpoint.config;
+                (range.start..range.end).map(move |layer| (config, layer))
+            })
+            .collect()
+    }
+
+    /// Loaders ignore a head that is written where the config says it is tied, and miss one that is not.
+    fn set_tied(&self, config: &mut Value, tasks: &[TensorTask]) {
+        let has_head = tasks.iter().any(|t| drafts::HEADS.contains(&t.name.as_str()));
+        let tied = |config: &Value| config.get("tie_word_embeddings") == Some(&Value::Bool(true));
+        if has_head && tied(config) {
+            config["tie_word_embeddings"] = json!(false);
+        } else if !has_head
+            && config.get("tie_word_embeddings").is_some()
+            && self.sources.iter().any(|s| tied(&s.checkpoint.config))
+        {
+            config["tie_word_embeddings"] = json!(true);
+        }
+    }
+}
+
+fn architecture(source: &crate::Source) -> String {
+    if let Some(name) = &source.model.override_architecture {
+        return name.clone();
+    }
+    let config = &source.checkpoint.config;
+    let class = config.pointer("/architectures/0").or(config.get("model_type")).and_then(Value::as_str);
+    class.unwrap_or("model without `architectures` in its config").to_owned()
+}
+
+pub(crate) fn dtype_of(dtype: FloatDtype) -> Dtype {
+    match dtype {
+        FloatDtype::Float32 => Dtype::F32,
+        FloatDtype::Float16 => Dtype::F16,
+        FloatDtype::Bfloat16 => Dtype::BF16,
+    }
+}
+
+fn torch_name(dtype: Dtype) -> Option<&'static str> {
+    match dtype {
+        Dtype::F32 => Some("float32"),
+        Dtype::F16 => Some("float16"),
+        Dtype::BF16 => Some("bfloat16"),
+        _ => None,
+    }
+}
+
+/// What mixed inputs become: themselves when alike, f32 otherwise.
+fn promote(dtypes: &[Dtype]) -> Dtype {
+    if dtypes.iter().all(|d| *d == dtypes[0]) { dtypes[0] } else { Dtype::F32 }
+}
+
+fn place_tasks(tasks: &mut [TensorTask], shards: &[ShardLayout]) {
+    let places: BTreeMap<&str, (usize, u64)> = shards
+        .iter()
+        .enumerate()
+        .flat_map(|(i, shard)| shard.tensors.iter().map(move |t| (t.name.as_str(), (i, t.start))))
+        .collect();
+    for task in tasks {
+        (task.shard, task.start) = places[task.name.as_str()];
+    }
+}
+
+fn seed_of(recipe: &Value) -> u64 {
+    let digest = checkpoint::digest_bytes(recipe.to_string().as_bytes());
+    u64::from_str_radix(&digest[..16], 16).expect("16 hex digits are a u64") >> 11
+}
+
+fn digest(plan: &Plan, sources: &Sources) -> String {
+    let files = |s: &crate::Source| -> Vec<Value> {
+        s.checkpoint
+            .files
+            .iter()
+            .map(|f| json!([f.name, f.bytes, f.header_digest, f.modified_ns.to_string()]))
+            .collect()
+    };
+    let tasks: Vec<Value> = plan
+        .tasks
+        .iter()
+        .map(|t| {
+            let inputs: Vec<_> = t.inputs.iter().map(|i| json!([i.source, i.name])).collect();
+            json!([t.name, t.dtype, inputs, t.parameters])
+        })
+        .collect();
+    let identity = json!({
+        "engine": crate::VERSION,
+        "method": plan.about.name,
+        "seed": plan.seed,
+        "recipe": plan.recipe,
+        "sources": sources.iter().map(files).collect::<Vec<_>>(),
+        "tasks": tasks,
+        "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
+        "config": plan.config,
+    });
+    checkpoint::digest_bytes(identity.to_string().as_bytes())
+}

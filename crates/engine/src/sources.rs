@@ -1,0 +1,123 @@
+//! The models of a recipe, opened: every header read, no tensor data.
+
+use checkpoint::{Access, Checkpoint, CheckpointError};
+use recipe::{Content, ModelRef, Problem, Recipe, Refusal};
+
+use crate::layers::Stacks;
+
+/// Every model of a recipe, each once, in the recipe's order.
+#[derive(Debug)]
+pub struct Sources {
+    pub(crate) list: Vec<Source>,
+    pub(crate) access: Access,
+}
+
+#[derive(Debug)]
+pub struct Source {
+    pub model: ModelRef,
+    pub checkpoint: Checkpoint,
+    pub(crate) stacks: Stacks,
+}
+
+impl Sources {
+    /// Opens all models, reporting every one that cannot be.
+    pub fn open(recipe: &Recipe, access: &Access) -> Result<Sources, Refusal> {
+        let mut list = Vec::new();
+        let mut problems = Vec::new();
+        for (model, pointer) in models(recipe) {
+            if list.iter().any(|s: &Source| s.model == *model) {
+                continue;
+            }
+            match open(model, access) {
+                Ok(source) => list.push(source),
+                Err((code, detail)) => problems.push(recipe.positions.problem(&pointer, code, detail)),
+            }
+        }
+        if problems.is_empty() {
+            Ok(Sources { list, access: access.clone() })
+        } else {
+            Err(Refusal { problems: once_each(problems), warnings: Vec::new() })
+        }
+    }
+
+    /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
+    pub fn elsewhere<'a>(recipe: &'a Recipe, access: &Access) -> Vec<&'a ModelRef> {
+        recipe.models().into_iter().filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
+    }
+
+    pub(crate) fn index_of(&self, model: &ModelRef) -> usize {
+        self.list.iter().position(|s| s.model == *model).expect("every model of the recipe was opened")
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Source> {
+        self.list.iter()
+    }
+}
+
+fn once_each(problems: Vec<Problem>) -> Vec<Problem> {
+    let mut unique: Vec<Problem> = Vec::new();
+    for problem in problems {
+        if !unique.iter().any(|p| p.detail == problem.detail) {
+            unique.push(problem);
+        }
+    }
+    unique
+}
+
+/// Models with the pointer where each is named.
+fn models(recipe: &Recipe) -> Vec<(&ModelRef, String)> {
+    let mut models = Vec::new();
+    match &recipe.content {
+        Content::Models(list) => {
+            models.extend(list.iter().enumerate().map(|(i, m)| (&m.model, format!("/models/{i}/model"))))
+        }
+        Content::Slices(slices) => {
+            for (i, slice) in slices.iter().enumerate() {
+                models.extend(
+                    slice.sources.iter().enumerate().map(|(j, s)| (&s.model, format!("/slices/{i}/sources/{j}/model"))),
+                );
+                models.extend(slice.base_model.iter().map(|m| (m, format!("/slices/{i}/base_model"))));
+            }
+        }
+    }
+    models.extend(recipe.base_model.iter().map(|m| (m, "/base_model".to_owned())));
+    models.extend(recipe.models().into_iter().map(|m| (m, "/tokenizer".to_owned())));
+    models
+}
+
+type Reason = (&'static str, String);
+
+fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
+    if model.lora.is_some() {
+        return Err((
+            "not_yet",
+            format!("model {:?} names a LoRA adapter; adapters are not supported yet", model.to_string()),
+        ));
+    }
+    let dir = access.resolve_dir(&model.path).map_err(|error| not_here(model, &error))?;
+    if let Some(revision) = &model.revision {
+        return Err((
+            "invalid_value",
+            format!(
+                "model {:?} is a directory here, which has no revision {revision:?}; write the path alone",
+                model.path
+            ),
+        ));
+    }
+    let checkpoint = Checkpoint::open(&dir, access)
+        .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
+    let stacks = Stacks::of(&checkpoint);
+    Ok(Source { model: model.clone(), checkpoint, stacks })
+}
+
+fn not_here(model: &ModelRef, error: &CheckpointError) -> Reason {
+    if model.is_hub_like() {
+        let detail = format!(
+            "model {:?}: {error}, and fetching from the Hub is not supported yet; download it and put it at {} below a source root",
+            model.to_string(),
+            model.path
+        );
+        return ("model_not_found", detail);
+    }
+    ("model_not_found", format!("model {:?}: {error}", model.path))
+}

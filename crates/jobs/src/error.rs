@@ -1,0 +1,44 @@
+//! What can go wrong in the queue, by what the caller can do about it.
+
+use std::path::PathBuf;
+
+pub type Result<T, E = JobsError> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum JobsError {
+    /// The lease was taken over or the job has ended: stop, and write nothing more.
+    #[error("the lease of this job is lost")]
+    LeaseLost,
+    /// The idempotency key belongs to a different request: choose a new key.
+    #[error("this idempotency key was used with a different request")]
+    IdempotencyMismatch,
+    /// The address of the database is unusable: mend the config.
+    #[error("database url {url:?} cannot be used: {reason}")]
+    Url { url: String, reason: &'static str },
+    /// The directory of the SQLite file cannot be made: mend the config or the permissions.
+    #[error("directory {} of the database cannot be created", path.display())]
+    Directory { path: PathBuf, source: std::io::Error },
+    /// The schema is not the one this version needs.
+    #[error("the database cannot be migrated")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The database is away or refuses: the call may be tried again.
+    #[error("the database failed")]
+    Database(#[from] sqlx::Error),
+    /// A stored value is not what this version writes: an operator must look at the row.
+    #[error("column {column:?} holds what cannot be read: {reason}")]
+    Corrupt { column: &'static str, reason: String },
+}
+
+/// Text from outside that is not the id or cursor it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}")]
+pub struct ParseError {
+    pub what: &'static str,
+    pub text: String,
+}
+
+impl ParseError {
+    pub(crate) fn of(what: &'static str, text: &str) -> Self {
+        Self { what, text: text.to_owned() }
+    }
+}

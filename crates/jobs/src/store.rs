@@ -1,0 +1,115 @@
+//! The queue in a database: one file below for each operation.
+//!
+//! Every write is one transaction that begins by reading the time it judges leases by, changes a row by a guarded update, and
+//! appends what it did to the event log.
+
+mod attempts;
+mod cancel;
+mod changed;
+mod claim;
+mod connect;
+mod end;
+mod enqueue;
+mod events;
+mod finish;
+mod heartbeat;
+mod job;
+mod list;
+mod migrate;
+mod plan_digest;
+mod record;
+mod rescue;
+mod row;
+mod tasks;
+mod write;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use sqlx::AnyPool;
+use tokio::sync::Notify;
+
+use crate::Result;
+use connect::{Dialect, Pools};
+
+/// The time in milliseconds since the epoch, as a SQLite store sees it. Postgres tells its own time.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A handle on the queue; clones share its connections.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    dialect: Dialect,
+    pub(crate) writer: AnyPool,
+    pub(crate) reader: AnyPool,
+    clock: Clock,
+    wrote: Notify,
+}
+
+impl Store {
+    /// Opens and migrates the database at `sqlite:///absolute/path`, `sqlite://relative/path` or `postgres://…`.
+    /// A missing SQLite file is created, with its directory. The path is taken literally, without parameters.
+    pub async fn open(url: &str) -> Result<Self> {
+        Self::open_with_clock(url, Arc::new(system_time)).await
+    }
+
+    /// As `open`; `clock` decides when leases of a SQLite store expire.
+    pub async fn open_with_clock(url: &str, clock: Clock) -> Result<Self> {
+        let Pools { dialect, writer, reader } = connect::connect(url).await?;
+        migrate::migrate(dialect, &writer).await?;
+        Ok(Self { shared: Arc::new(Shared { dialect, writer, reader, clock, wrote: Notify::new() }) })
+    }
+
+    pub fn is_sqlite(&self) -> bool {
+        self.shared.dialect == Dialect::Sqlite
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("select 1").execute(&self.shared.reader).await?;
+        Ok(())
+    }
+
+    /// Closes every connection, of all clones; calls after it fail.
+    pub async fn close(&self) {
+        self.shared.reader.close().await;
+        self.shared.writer.close().await;
+    }
+}
+
+fn system_time() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    millis(since_epoch)
+}
+
+/// Whole milliseconds; a span too long for the column is as good as forever.
+fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{new_job, on_each_database};
+
+    #[tokio::test]
+    async fn an_accepted_job_survives_reopening() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let reopened = fixture.reopen().await;
+            let job = reopened.job(&id).await.unwrap().expect("the job is still there");
+            assert_eq!(job.status, crate::Status::Queued);
+            assert_eq!(reopened.events(&id, 0, 10).await.unwrap().len(), 1);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_open_store_answers() {
+        on_each_database(async |fixture| fixture.store.ping().await.unwrap()).await;
+    }
+}

@@ -1,0 +1,53 @@
+//! One row for each lease a job had. Errors of attempts that were tried again are kept here.
+
+use sqlx::Row;
+
+use super::write::Write;
+use crate::{JobFailure, JobId, Result, WorkerId};
+
+const OPEN: &str = "insert into attempts (job_id, attempt, worker, started_at) values ($1, $2, $3, $4)";
+
+const CLOSE: &str = "\
+    update attempts set finished_at = $3, outcome = $4, error = $5 \
+    where job_id = $1 and attempt = $2 and finished_at is null \
+    returning worker";
+
+/// How an attempt ended, which can differ from how its job did.
+pub(super) const RETRIED: &str = "retried";
+pub(super) const WORKER_LOST: &str = "worker_lost";
+
+pub(super) async fn open(write: &mut Write<'_>, id: &JobId, attempt: i64, worker: &WorkerId) -> Result<()> {
+    let now = write.now;
+    sqlx::query(OPEN)
+        .bind(id.as_str())
+        .bind(attempt)
+        .bind(worker.as_str())
+        .bind(now)
+        .execute(write.connection())
+        .await?;
+    Ok(())
+}
+
+/// Gives the worker whose attempt this closes; `None` when it was closed before.
+pub(super) async fn close(
+    write: &mut Write<'_>,
+    id: &JobId,
+    attempt: i64,
+    outcome: &str,
+    failure: Option<&JobFailure>,
+) -> Result<Option<String>> {
+    let now = write.now;
+    let closed = sqlx::query(CLOSE)
+        .bind(id.as_str())
+        .bind(attempt)
+        .bind(now)
+        .bind(outcome)
+        .bind(failure.map(to_text))
+        .fetch_optional(write.connection())
+        .await?;
+    Ok(closed.map(|row| row.try_get("worker")).transpose()?)
+}
+
+pub(super) fn to_text(failure: &JobFailure) -> String {
+    serde_json::to_string(failure).expect("strings, a number and a boolean are JSON")
+}

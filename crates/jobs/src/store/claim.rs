@@ -1,0 +1,213 @@
+//! Leases the next job to a worker: one that waits, or one whose worker stopped renewing.
+
+use std::time::Duration;
+
+use serde_json::json;
+use sqlx::{AssertSqlSafe, Row};
+
+use super::{Store, attempts, connect::Dialect, millis, row, tasks, write::Write};
+use crate::{EventKind, JobFailure, JobId, Lease, Level, NewEvent, Result, Status, WorkerId};
+
+/// A leased job begins by fetching. A job that was to be cancelled is not claimed again: `rescue` ends it.
+const CLAIM: &str = "\
+    update jobs set status = 'running', phase = 'fetching', progress = null, attempt = attempt + 1, lease_owner = $1, \
+    lease_token = lease_token + 1, lease_expires_at = $3, started_at = coalesce(started_at, $2) \
+    where id = ( \
+        select id from jobs \
+        where (status = 'queued' and run_at <= $2) \
+        or (status = 'running' and lease_expires_at < $2 and attempt < max_attempts and cancel_requested_at is null) \
+        order by priority desc, run_at, id limit 1";
+
+struct Taken {
+    id: JobId,
+    token: i64,
+    attempt: i64,
+}
+
+impl Store {
+    /// `None` when there is nothing to do. The lease ends `ttl` from now unless a heartbeat renews it.
+    pub async fn claim(&self, worker: &WorkerId, ttl: Duration) -> Result<Option<Lease>> {
+        let mut write = self.write().await?;
+        let Some(Taken { id, token, attempt }) = take(&mut write, worker, ttl).await? else {
+            write.abandon().await?;
+            return Ok(None);
+        };
+        close_lost_attempt(&mut write, &id, attempt - 1).await?;
+        attempts::open(&mut write, &id, attempt, worker).await?;
+        tasks::set_status(&mut write, &id, Status::Running).await?;
+        write.append(&id, started(attempt, worker)).await?;
+        let job = write.job(&id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        write.commit().await?;
+        Ok(Some(Lease { job, worker: worker.clone(), token, attempt, ttl }))
+    }
+}
+
+async fn take(write: &mut Write<'_>, worker: &WorkerId, ttl: Duration) -> Result<Option<Taken>> {
+    let now = write.now;
+    let taken = sqlx::query(claim_sql(write.dialect()))
+        .bind(worker.as_str())
+        .bind(now)
+        .bind(now.saturating_add(millis(ttl)))
+        .fetch_optional(write.connection())
+        .await?;
+    let Some(taken) = taken else { return Ok(None) };
+    Ok(Some(Taken {
+        id: row::parsed(&taken, "id")?,
+        token: taken.try_get("lease_token")?,
+        attempt: taken.try_get("attempt")?,
+    }))
+}
+
+fn claim_sql(dialect: Dialect) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("{CLAIM} {}) returning id, lease_token, attempt", dialect.for_update_skip_locked()))
+}
+
+/// An attempt that is still open when the next begins was never finished: its worker is gone, or too slow to tell.
+async fn close_lost_attempt(write: &mut Write<'_>, id: &JobId, attempt: i64) -> Result<()> {
+    let failure = worker_lost(attempt);
+    let lost = attempts::close(write, id, attempt, attempts::WORKER_LOST, Some(&failure)).await?;
+    let Some(worker) = lost else { return Ok(()) };
+    write.append(id, lease_expired(attempt, &worker)).await
+}
+
+pub(super) fn worker_lost(attempt: i64) -> JobFailure {
+    JobFailure {
+        code: attempts::WORKER_LOST.to_owned(),
+        message: format!("the worker of attempt {attempt} stopped renewing its lease"),
+        retryable: true,
+        attempt,
+    }
+}
+
+pub(super) fn lease_expired(attempt: i64, worker: &str) -> NewEvent {
+    NewEvent {
+        kind: EventKind::LeaseExpired,
+        level: Level::Warn,
+        message: format!("worker {worker} stopped renewing the lease of attempt {attempt}"),
+        data: json!({"attempt": attempt, "worker": worker}),
+    }
+}
+
+fn started(attempt: i64, worker: &WorkerId) -> NewEvent {
+    NewEvent {
+        kind: EventKind::Started,
+        level: Level::Info,
+        message: format!("attempt {attempt} started on worker {worker}"),
+        data: json!({"attempt": attempt, "worker": worker}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, time::Duration};
+
+    use crate::{
+        EventKind, NewJob, Phase, Status, WorkerId,
+        testing::{TTL, new_job, on_each_database},
+    };
+
+    #[tokio::test]
+    async fn a_claimed_job_runs_under_its_lease() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let lease = fixture.claim().await;
+            assert_eq!((&lease.job.id, lease.attempt, lease.token), (&id, 1, 1));
+            assert_eq!((lease.job.status, lease.job.phase), (Status::Running, Some(Phase::Fetching)));
+            assert_eq!(lease.job.worker.as_deref(), Some(lease.worker.as_str()));
+            assert!(lease.job.started_at.is_some());
+            assert_eq!(fixture.kinds(&id).await, [EventKind::Queued, EventKind::Started]);
+            assert_eq!(fixture.count("select count(*) from tasks where status = 'running'").await, 1);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_held_lease_is_not_claimed() {
+        on_each_database(async |fixture| {
+            fixture.enqueue(new_job()).await;
+            fixture.claim().await;
+            assert!(fixture.try_claim().await.is_none());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn expired_lease_is_claimed_again() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let first = fixture.claim().await;
+            fixture.advance(TTL + Duration::from_secs(1)).await;
+            let second = fixture.claim().await;
+            assert_eq!(second.job.id, id);
+            assert_eq!((second.attempt, second.token), (2, first.token + 1));
+            assert_eq!(second.job.started_at.is_some(), first.job.started_at.is_some());
+            let kinds = fixture.kinds(&id).await;
+            assert_eq!(kinds[1..], [EventKind::Started, EventKind::LeaseExpired, EventKind::Started]);
+            assert_eq!(fixture.outcomes(&id).await, [Some("worker_lost".to_owned()), None]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_job_to_be_cancelled_is_not_claimed_again() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            fixture.claim().await;
+            fixture.store.request_cancel(&id).await.unwrap();
+            fixture.advance(TTL * 2).await;
+            assert!(fixture.try_claim().await.is_none());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn higher_priority_goes_first_then_the_older() {
+        on_each_database(async |fixture| {
+            let mut made = Vec::new();
+            for priority in [0, 0, 5] {
+                made.push(fixture.enqueue(NewJob { priority, ..new_job() }).await.id);
+            }
+            let mut claimed = Vec::new();
+            for _ in 0..3 {
+                claimed.push(fixture.claim().await.job.id);
+            }
+            assert_eq!(claimed, [made[2].clone(), made[0].clone(), made[1].clone()]);
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_claimers_never_get_the_same_job() {
+        const JOBS: usize = 40;
+        on_each_database(async |fixture| {
+            for _ in 0..JOBS {
+                fixture.enqueue(new_job()).await;
+            }
+            let processes = [fixture.store.clone(), fixture.beside().await];
+            let claimers: Vec<_> = (0..8)
+                .map(|n| {
+                    let store = processes[n % 2].clone();
+                    tokio::spawn(async move {
+                        let worker = WorkerId::generate(&format!("w{n}"));
+                        let mut ids = Vec::new();
+                        while let Some(lease) = store.claim(&worker, TTL).await.unwrap() {
+                            ids.push(lease.job.id);
+                        }
+                        ids
+                    })
+                })
+                .collect();
+            let mut all = Vec::new();
+            for claimer in claimers {
+                all.extend(claimer.await.unwrap());
+            }
+            // a claimer on Postgres may pass over a row that another holds for a moment, and stop early
+            while let Some(lease) = fixture.try_claim().await {
+                all.push(lease.job.id);
+            }
+            assert_eq!(all.len(), JOBS);
+            assert_eq!(all.iter().collect::<HashSet<_>>().len(), JOBS);
+        })
+        .await;
+    }
+}

@@ -1,0 +1,195 @@
+//! From a URL to connection pools. SQLite has one writer, so that writers queue here and not on the file's lock.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{
+    AnyConnection, AnyPool,
+    any::{AnyConnectOptions, AnyPoolOptions},
+};
+
+use crate::{JobsError, Result};
+
+const SQLITE_READERS_MAX: u32 = 4;
+const POSTGRES_CONNECTIONS_MAX: u32 = 10;
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `synchronous = full`: what was answered to the client must survive power loss, which WAL alone does not promise.
+const PRAGMAS: &str = "\
+    pragma busy_timeout = 10000; \
+    pragma journal_mode = wal; \
+    pragma synchronous = full; \
+    pragma foreign_keys = on";
+
+/// A stray write on a reader would bypass the one writer.
+const READ_ONLY: &str = "pragma query_only = on";
+
+/// Where the two databases differ. Everything else is one text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+impl Dialect {
+    /// SQLite must take the write lock before it reads, or two transactions can each wait for the other's.
+    pub(super) const fn begin(self) -> &'static str {
+        match self {
+            Self::Sqlite => "begin immediate",
+            Self::Postgres => "begin isolation level read committed",
+        }
+    }
+
+    /// Locks the rows a query reads; SQLite's transaction has locked everything already.
+    pub(super) const fn for_update(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => "for update",
+        }
+    }
+
+    /// As `for_update`, passing over the rows that another transaction is busy with.
+    pub(super) const fn for_update_skip_locked(self) -> &'static str {
+        match self {
+            Self::Sqlite => "",
+            Self::Postgres => "for update skip locked",
+        }
+    }
+}
+
+pub(super) struct Pools {
+    pub(super) dialect: Dialect,
+    pub(super) writer: AnyPool,
+    pub(super) reader: AnyPool,
+}
+
+pub(super) async fn connect(url: &str) -> Result<Pools> {
+    sqlx::any::install_default_drivers();
+    if let Some(path) = url.strip_prefix("sqlite://") {
+        return connect_sqlite(&sqlite_file(url, path)?).await;
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return connect_postgres(url).await;
+    }
+    Err(JobsError::Url { url: scheme_of(url), reason: "it must begin with sqlite:// or postgres://" })
+}
+
+async fn connect_postgres(url: &str) -> Result<Pools> {
+    let pool = AnyPoolOptions::new()
+        .max_connections(POSTGRES_CONNECTIONS_MAX)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(url.parse()?)
+        .await?;
+    Ok(Pools { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool })
+}
+
+async fn connect_sqlite(file: &Path) -> Result<Pools> {
+    let options = sqlite_options(file)?;
+    let writer = sqlite_pool(1)
+        .after_connect(|connection, _| Box::pin(execute(connection, PRAGMAS)))
+        .connect_with(options.clone())
+        .await?;
+    let reader = sqlite_pool(SQLITE_READERS_MAX)
+        .after_connect(|connection, _| {
+            Box::pin(async {
+                execute(connection, PRAGMAS).await?;
+                execute(connection, READ_ONLY).await
+            })
+        })
+        .connect_lazy_with(options);
+    Ok(Pools { dialect: Dialect::Sqlite, writer, reader })
+}
+
+fn sqlite_pool(connections_max: u32) -> AnyPoolOptions {
+    AnyPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+}
+
+async fn execute(connection: &mut AnyConnection, sql: &'static str) -> sqlx::Result<()> {
+    sqlx::raw_sql(sql).execute(connection).await?;
+    Ok(())
+}
+
+/// The absolute path of the database file, in a directory that exists from now on.
+fn sqlite_file(url: &str, path: &str) -> Result<PathBuf> {
+    let refuse = |reason| Err(JobsError::Url { url: url.to_owned(), reason });
+    if path.is_empty() {
+        return refuse("it names no file");
+    }
+    if path.contains(['?', '#']) {
+        return refuse("it takes no parameters");
+    }
+    if path == ":memory:" {
+        return refuse("a queue in memory would lose accepted jobs");
+    }
+    let directory = Path::new(path).parent().unwrap_or(Path::new(""));
+    let Some(name) = Path::new(path).file_name() else {
+        return refuse("it names no file");
+    };
+    Ok(made(directory)?.join(name))
+}
+
+fn made(directory: &Path) -> Result<PathBuf> {
+    let directory = Path::new(".").join(directory);
+    fs::create_dir_all(&directory)
+        .and_then(|()| directory.canonicalize())
+        .map_err(|source| JobsError::Directory { path: directory, source })
+}
+
+fn sqlite_options(file: &Path) -> Result<AnyConnectOptions> {
+    let path = file.to_string_lossy().replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Ok(format!("sqlite://{path}?mode=rwc").parse()?)
+}
+
+/// What may be shown of a URL that is none of ours: the rest may hold a password.
+fn scheme_of(url: &str) -> String {
+    url.split("://").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Store;
+
+    #[tokio::test]
+    async fn a_missing_file_is_made_with_its_directory() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("a b/100%/jobs.db");
+        let store = Store::open(&format!("sqlite://{}", file.display())).await.unwrap();
+        assert!(store.is_sqlite());
+        assert!(file.is_file());
+    }
+
+    #[tokio::test]
+    async fn an_unusable_url_is_refused_without_its_password() {
+        for url in
+            ["sqlite://", "sqlite://:memory:", "sqlite://a.db?mode=ro", "mysql://user:secret@host/db", "sqlite:///"]
+        {
+            let error = Store::open(url).await.err().expect("refused");
+            assert!(matches!(error, JobsError::Url { .. }), "{url}: {error}");
+            assert!(!error.to_string().contains("secret"));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_sqlite_file_is_durable_and_guarded() {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("sqlite://{}/jobs.db", root.path().display())).await.unwrap();
+        let pragma = async |sql: &'static str| {
+            let value: i64 = sqlx::query_scalar(sql).fetch_one(&store.shared.writer).await.unwrap();
+            value
+        };
+        assert_eq!(pragma("pragma synchronous").await, 2);
+        assert_eq!(pragma("pragma foreign_keys").await, 1);
+        assert_eq!(pragma("pragma busy_timeout").await, 10_000);
+        let mode: String = sqlx::query_scalar("pragma journal_mode").fetch_one(&store.shared.writer).await.unwrap();
+        assert_eq!(mode, "wal");
+        assert!(sqlx::query("delete from jobs").execute(&store.shared.reader).await.is_err());
+    }
+}

@@ -1,0 +1,177 @@
+//! Accepts a job. Once this returns, the job survives power loss.
+
+use serde_json::{Value, json};
+use sqlx::Row;
+
+use super::{Store, row, tasks, write::Write};
+use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
+
+/// Another request with the same key inserts nothing, also when both arrive at once.
+const INSERT: &str = "\
+    insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
+    max_attempts, created_at, idempotency_key, request_digest) \
+    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10, $12, $13) \
+    on conflict (idempotency_key) do nothing";
+
+const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
+
+impl Store {
+    /// Writes the job, its task and the event `queued`, or finds the job that the same key and request made before.
+    pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
+        let mut write = self.write().await?;
+        if !insert(&mut write, &job).await? {
+            let replayed = replay(&mut write, job.idempotency).await?;
+            write.abandon().await?;
+            return Ok(Enqueued::Replayed(replayed));
+        }
+        tasks::insert(&mut write, &job.id).await?;
+        write.append(&job.id, queued()).await?;
+        let created = stored(&mut write, &job.id).await?;
+        write.commit().await?;
+        Ok(Enqueued::Created(created))
+    }
+}
+
+async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
+    let now = write.now;
+    let (key, digest) = job.idempotency.as_ref().map(|it| (it.key.as_str(), it.request_digest.as_str())).unzip();
+    let inserted = sqlx::query(INSERT)
+        .bind(job.id.as_str())
+        .bind(job.recipe.as_str())
+        .bind(job.recipe_format.as_str())
+        .bind(job.method.as_str())
+        .bind(i64::from(job.lenient))
+        .bind(job.output.to_string())
+        .bind(Value::Object(job.labels.clone()).to_string())
+        .bind(Value::Object(job.metadata.clone()).to_string())
+        .bind(job.priority)
+        .bind(now)
+        .bind(job.max_attempts)
+        .bind(key)
+        .bind(digest)
+        .execute(write.connection())
+        .await?;
+    Ok(inserted.rows_affected() == 1)
+}
+
+async fn replay(write: &mut Write<'_>, idempotency: Option<Idempotency>) -> Result<Job> {
+    let Idempotency { key, request_digest } = idempotency.expect("only a key can conflict");
+    let first = sqlx::query(BY_KEY).bind(key).fetch_one(write.connection()).await?;
+    if first.try_get::<String, _>("request_digest")? != request_digest {
+        return Err(JobsError::IdempotencyMismatch);
+    }
+    stored(write, &row::parsed(&first, "id")?).await
+}
+
+async fn stored(write: &mut Write<'_>, id: &JobId) -> Result<Job> {
+    Ok(write.job(id).await?.ok_or(sqlx::Error::RowNotFound)?)
+}
+
+fn queued() -> NewEvent {
+    NewEvent { kind: EventKind::Queued, level: Level::Info, message: "job queued".to_owned(), data: json!({}) }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::{
+        Enqueued, EventKind, Idempotency, JobsError, NewJob, RecipeFormat, Status,
+        testing::{new_job, on_each_database},
+    };
+
+    fn keyed(key: &str, request_digest: &str) -> NewJob {
+        NewJob {
+            idempotency: Some(Idempotency { key: key.to_owned(), request_digest: request_digest.to_owned() }),
+            ..new_job()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_reads_back_as_it_was_written() {
+        on_each_database(async |fixture| {
+            let asked = NewJob {
+                recipe: "merge_method: ties # ü".to_owned(),
+                recipe_format: RecipeFormat::Json,
+                method: "ties".to_owned(),
+                lenient: true,
+                output: json!({"uri": "file:///out"}),
+                labels: json!({"team": "a"}).as_object().unwrap().clone(),
+                metadata: json!({"b": 1, "a": [null]}).as_object().unwrap().clone(),
+                priority: -3,
+                max_attempts: 7,
+                ..new_job()
+            };
+            fixture.enqueue(asked.clone()).await;
+            let job = fixture.store.job(&asked.id).await.unwrap().expect("stored");
+            let kept = NewJob {
+                id: job.id,
+                recipe: job.recipe,
+                recipe_format: job.recipe_format,
+                method: job.method,
+                lenient: job.lenient,
+                output: job.output,
+                labels: job.labels,
+                metadata: job.metadata,
+                priority: job.priority,
+                max_attempts: job.max_attempts,
+                idempotency: None,
+            };
+            assert_eq!(kept, asked);
+            assert_eq!((job.status, job.attempt, job.started_at), (Status::Queued, 0, None));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn the_event_queued_is_the_first() {
+        on_each_database(async |fixture| {
+            let job = fixture.enqueue(new_job()).await;
+            assert_eq!(job.last_seq, 1);
+            assert_eq!(fixture.kinds(&job.id).await, [EventKind::Queued]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn same_idempotency_key_replays() {
+        on_each_database(async |fixture| {
+            let first = fixture.enqueue(keyed("k", "d")).await;
+            let again = fixture.store.enqueue(keyed("k", "d")).await.unwrap();
+            assert_eq!(again, Enqueued::Replayed(first));
+            let other = fixture.store.enqueue(keyed("other", "d")).await.unwrap();
+            assert!(matches!(other, Enqueued::Created(_)));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn same_idempotency_key_with_another_request_is_refused() {
+        on_each_database(async |fixture| {
+            fixture.enqueue(keyed("k", "d")).await;
+            let error = fixture.store.enqueue(keyed("k", "e")).await.unwrap_err();
+            assert!(matches!(error, JobsError::IdempotencyMismatch));
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn requests_with_one_key_at_once_make_one_job() {
+        on_each_database(async |fixture| {
+            let calls: Vec<_> = (0..8)
+                .map(|_| {
+                    let store = fixture.store.clone();
+                    tokio::spawn(async move { store.enqueue(keyed("k", "d")).await.unwrap() })
+                })
+                .collect();
+            let mut created = 0;
+            for call in calls {
+                created += usize::from(matches!(call.await.unwrap(), Enqueued::Created(_)));
+            }
+            assert_eq!(created, 1);
+            assert_eq!(fixture.count("select count(*) from jobs").await, 1);
+            assert_eq!(fixture.count("select count(*) from tasks where kind = 'merge'").await, 1);
+        })
+        .await;
+    }
+}

@@ -1,0 +1,105 @@
+//! Rows to types. What cannot be read is an error with its column, never a default.
+
+use serde::de::DeserializeOwned;
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
+
+use crate::{Event, Job, JobsError, Result, word};
+
+const JOB: &str = "\
+    select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
+    max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
+    finished_at, event_seq \
+    from jobs";
+
+/// The query for whole jobs, restricted and locked by constant text.
+pub(super) fn select_job(restriction: &'static str, lock: &'static str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("{JOB} {restriction} {lock}"))
+}
+
+pub(super) fn job(row: &AnyRow) -> Result<Job> {
+    Ok(Job {
+        id: parsed(row, "id")?,
+        status: word_in(row, "status")?,
+        phase: optional_word(row, "phase")?,
+        recipe: row.try_get("recipe")?,
+        recipe_format: word_in(row, "recipe_format")?,
+        method: row.try_get("method")?,
+        lenient: row.try_get::<i64, _>("lenient")? != 0,
+        output: json(row, "output")?,
+        labels: json(row, "labels")?,
+        metadata: json(row, "metadata")?,
+        priority: row.try_get("priority")?,
+        attempt: row.try_get("attempt")?,
+        max_attempts: row.try_get("max_attempts")?,
+        cancel_requested_at: row.try_get("cancel_requested_at")?,
+        progress: optional_json(row, "progress")?,
+        error: optional_json(row, "error")?,
+        publication: optional_json(row, "publication")?,
+        plan_digest: row.try_get("plan_digest")?,
+        worker: row.try_get("lease_owner")?,
+        created_at: row.try_get("created_at")?,
+        started_at: row.try_get("started_at")?,
+        finished_at: row.try_get("finished_at")?,
+        last_seq: row.try_get("event_seq")?,
+    })
+}
+
+pub(super) fn event(row: &AnyRow) -> Result<Event> {
+    Ok(Event {
+        job_id: parsed(row, "job_id")?,
+        seq: row.try_get("seq")?,
+        kind: word_in(row, "type")?,
+        level: word_in(row, "level")?,
+        message: row.try_get("message")?,
+        data: json(row, "data")?,
+        created_at: row.try_get("created_at")?,
+    })
+}
+
+pub(super) fn parsed<T>(row: &AnyRow, column: &'static str) -> Result<T>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    row.try_get::<String, _>(column)?.parse().map_err(|error| corrupt(column, error))
+}
+
+fn word_in<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
+    word::parse(&row.try_get::<String, _>(column)?).map_err(|error| corrupt(column, error))
+}
+
+fn optional_word<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(|text| word::parse(&text).map_err(|error| corrupt(column, error))).transpose()
+}
+
+fn json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
+    serde_json::from_str(&row.try_get::<String, _>(column)?).map_err(|error| corrupt(column, error))
+}
+
+fn optional_json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
+    let text: Option<String> = row.try_get(column)?;
+    text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt(column, error))).transpose()
+}
+
+fn corrupt(column: &'static str, reason: impl std::fmt::Display) -> JobsError {
+    JobsError::Corrupt { column, reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        JobsError,
+        testing::{new_job, on_each_database},
+    };
+
+    #[tokio::test]
+    async fn an_unreadable_column_is_named() {
+        on_each_database(async |fixture| {
+            let job = fixture.enqueue(new_job()).await;
+            fixture.sql("update jobs set labels = '{'").await;
+            let error = fixture.store.job(&job.id).await.unwrap_err();
+            assert!(matches!(error, JobsError::Corrupt { column: "labels", .. }), "{error}");
+        })
+        .await;
+    }
+}

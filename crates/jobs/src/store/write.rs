@@ -1,0 +1,100 @@
+//! One write transaction, and the time it judges by.
+
+use sqlx::{Any, AnyConnection, Transaction};
+
+use super::{Store, connect::Dialect, row};
+use crate::{Job, JobId, NewEvent, Result};
+
+/// Postgres tells the time, so that no two nodes disagree on when a lease ends.
+const POSTGRES_NOW: &str = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+
+const NEXT_SEQ: &str = "update jobs set event_seq = event_seq + 1 where id = $1 returning event_seq";
+
+const APPEND: &str = "\
+    insert into events (job_id, seq, type, level, message, data, created_at) \
+    values ($1, $2, $3, $4, $5, $6, $7)";
+
+/// Rolled back when dropped before `commit`.
+pub(super) struct Write<'a> {
+    store: &'a Store,
+    transaction: Transaction<'static, Any>,
+    /// Read when the transaction began, so on the early side: a lease never seems to last longer than it does.
+    pub(super) now: i64,
+}
+
+impl Store {
+    pub(super) async fn write(&self) -> Result<Write<'_>> {
+        let mut transaction = self.shared.writer.begin_with(self.shared.dialect.begin()).await?;
+        let now = match self.shared.dialect {
+            Dialect::Sqlite => (self.shared.clock)(),
+            Dialect::Postgres => sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut *transaction).await?,
+        };
+        Ok(Write { store: self, transaction, now })
+    }
+}
+
+impl Write<'_> {
+    pub(super) fn dialect(&self) -> Dialect {
+        self.store.shared.dialect
+    }
+
+    pub(super) fn connection(&mut self) -> &mut AnyConnection {
+        &mut self.transaction
+    }
+
+    /// Gives the event the next `seq` of its job.
+    pub(super) async fn append(&mut self, id: &JobId, event: NewEvent) -> Result<()> {
+        let seq: i64 = sqlx::query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
+        sqlx::query(APPEND)
+            .bind(id.as_str())
+            .bind(seq)
+            .bind(event.kind.as_str())
+            .bind(event.level.as_str())
+            .bind(event.message)
+            .bind(event.data.to_string())
+            .bind(self.now)
+            .execute(&mut *self.transaction)
+            .await?;
+        Ok(())
+    }
+
+    /// The job as this transaction sees it; no one else changes it until the transaction ends.
+    pub(super) async fn job(&mut self, id: &JobId) -> Result<Option<Job>> {
+        let sql = row::select_job("where id = $1", self.dialect().for_update());
+        let found = sqlx::query(sql).bind(id.as_str()).fetch_optional(self.connection()).await?;
+        found.as_ref().map(row::job).transpose()
+    }
+
+    /// Commits, and wakes those who wait for a change.
+    pub(super) async fn commit(self) -> Result<()> {
+        self.transaction.commit().await?;
+        self.store.shared.wrote.notify_waiters();
+        Ok(())
+    }
+
+    /// Ends a transaction that found nothing to do. Nobody is woken, or idle workers would wake each other for ever.
+    pub(super) async fn abandon(self) -> Result<()> {
+        self.transaction.rollback().await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use crate::testing::{new_job, on_each_database};
+
+    #[tokio::test]
+    async fn a_call_dropped_half_way_leaves_nothing_behind() {
+        on_each_database(async |fixture| {
+            for _ in 0..20 {
+                // polled once, then dropped, as a handler is when its client goes away
+                let _ = tokio::time::timeout(Duration::ZERO, fixture.store.enqueue(new_job())).await;
+            }
+            let job = fixture.enqueue(new_job()).await;
+            assert_eq!(job.last_seq, 1);
+        })
+        .await;
+    }
+}
