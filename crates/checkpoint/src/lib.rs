@@ -7,6 +7,7 @@ mod digest;
 mod error;
 mod header;
 mod open;
+mod output_roots;
 mod shard;
 
 pub use access::Access;
@@ -14,6 +15,7 @@ pub use digest::{digest_bytes, digest_file, hex};
 pub use error::CheckpointError;
 pub use header::{Header, TensorInfo};
 pub use open::{Checkpoint, CheckpointFile, TensorPlace};
+pub use output_roots::OutputRoots;
 pub use safetensors::Dtype;
 pub use shard::{ShardFile, ShardLayout, ShardTensor, layout_shards};
 
