@@ -47,6 +47,8 @@ pub enum EventKind {
     CancelRequested,
     /// An attempt failed in a way that may pass; the job is queued again.
     RetryScheduled,
+    /// The worker is stopping and gave the job back; the attempt does not count.
+    Released,
     /// The worker stopped renewing its lease, so its attempt is over.
     LeaseExpired,
     /// The job ended well.
@@ -58,7 +60,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Queued,
         Self::Started,
         Self::Fetched,
@@ -68,6 +70,7 @@ impl EventKind {
         Self::Published,
         Self::CancelRequested,
         Self::RetryScheduled,
+        Self::Released,
         Self::LeaseExpired,
         Self::Succeeded,
         Self::Failed,
@@ -85,6 +88,7 @@ impl EventKind {
             Self::Published => "published",
             Self::CancelRequested => "cancel_requested",
             Self::RetryScheduled => "retry_scheduled",
+            Self::Released => "released",
             Self::LeaseExpired => "lease_expired",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",

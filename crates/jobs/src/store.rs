@@ -18,6 +18,7 @@ mod list;
 mod migrate;
 mod plan_digest;
 mod record;
+mod release;
 mod rescue;
 mod row;
 mod tasks;

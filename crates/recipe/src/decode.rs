@@ -196,10 +196,7 @@ impl Decoder {
     fn read_lenient(&mut self, node: &Node) {
         let Kind::Map(entries) = &node.kind else { return };
         let Some((_, value)) = entries.iter().find(|(key, _)| key.name == "lenient") else { return };
-        match self.boolean(value, "/lenient") {
-            Some(lenient) => self.lenient |= lenient,
-            None => {}
-        }
+        self.lenient |= self.boolean(value, "/lenient").unwrap_or(false);
     }
 
     fn method_name(&mut self, top: &Object<'_>) -> Option<String> {

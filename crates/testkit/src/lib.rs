@@ -1,5 +1,7 @@
 //! What tests share: tiny checkpoints made in code, checkpoints read back, and every method written naively in f64.
 
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made is a failed test, and the panic says where")]
+
 mod build;
 mod golden;
 mod read;

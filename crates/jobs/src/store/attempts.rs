@@ -14,6 +14,7 @@ const CLOSE: &str = "\
 
 /// How an attempt ended, which can differ from how its job did.
 pub(super) const RETRIED: &str = "retried";
+pub(super) const RELEASED: &str = "released";
 pub(super) const WORKER_LOST: &str = "worker_lost";
 
 pub(super) async fn open(write: &mut Write<'_>, id: &JobId, attempt: i64, worker: &WorkerId) -> Result<()> {

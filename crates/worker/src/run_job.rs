@@ -1,0 +1,239 @@
+//! One attempt at a job.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use engine::{Artifact, ExecuteError, Observer, Plan, Sources};
+use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Store};
+use recipe::{Problem, Recipe, Refusal};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use transfer::{Publication, PublishError, Target};
+
+use crate::WorkerConfig;
+use crate::heart::{Heart, Pulse, Stop};
+use crate::sweep;
+
+/// Why an attempt did not end in a publication.
+#[derive(Debug, thiserror::Error)]
+pub enum JobError {
+    #[error("the recipe cannot be merged: {0}")]
+    Refused(#[from] Refusal),
+    #[error("{0}")]
+    Output(String),
+    #[error(transparent)]
+    Execute(#[from] ExecuteError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error(transparent)]
+    Jobs(#[from] JobsError),
+    #[error("the merge broke off: {0}")]
+    Panicked(String),
+}
+
+impl JobError {
+    fn code(&self) -> &'static str {
+        match self {
+            JobError::Refused(_) => "recipe_refused",
+            JobError::Output(_) => "invalid_output",
+            JobError::Execute(ExecuteError::DiskFull { .. }) => "disk_full",
+            JobError::Execute(ExecuteError::BuffersDiffer { .. }) => "buffers_differ",
+            JobError::Execute(_) => "merge_failed",
+            JobError::Publish(PublishError::Occupied { .. }) => "output_exists",
+            JobError::Publish(_) => "publish_failed",
+            JobError::Jobs(_) => "database",
+            JobError::Panicked(_) => "internal",
+        }
+    }
+
+    fn is_transient(&self) -> bool {
+        match self {
+            JobError::Refused(_) | JobError::Output(_) | JobError::Panicked(_) => false,
+            JobError::Execute(error) => error.is_transient(),
+            JobError::Publish(error) => error.is_transient(),
+            JobError::Jobs(_) => true,
+        }
+    }
+}
+
+/// Runs the job of a lease to its end, whatever that is, and tells the queue.
+pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Lease, shutdown: &CancellationToken) {
+    let job = lease.job.id.clone();
+    tracing::info!(job = job.as_str(), attempt = lease.attempt, method = lease.job.method, "job started");
+    let heart = Heart::start(store, &lease, config.heartbeat, shutdown);
+    let run = Run { store, config, lease: &lease, pulse: heart.pulse.clone() };
+    let result = run.run_job().await;
+    let pulse = heart.pulse.clone();
+    heart.still().await;
+    let work = run.work_root();
+    let told = match (&result, pulse.stop()) {
+        // what another worker may be doing by now is its own
+        (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
+            tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
+            return;
+        }
+        (Ok(publication), _) => {
+            store.finish(&lease, Outcome::Succeeded { publication: to_json(publication) }).await.map(drop)
+        }
+        (Err(_), Some(Stop::Cancelled)) => store.finish(&lease, Outcome::Cancelled).await.map(drop),
+        (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
+        (Err(error), None) => store.finish(&lease, failed(error, lease.attempt)).await.map(drop),
+    };
+    sweep::remove(&work);
+    match (told, result) {
+        (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
+        (Ok(()), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
+        (Ok(()), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
+    }
+}
+
+/// Gives a job back to the queue, unless it was cancelled in that very moment.
+async fn give_back(store: &Store, lease: &Lease) -> Result<(), JobsError> {
+    match store.release(lease).await {
+        Err(JobsError::LeaseLost) => store.finish(lease, Outcome::Cancelled).await.map(drop),
+        result => result,
+    }
+}
+
+fn failed(error: &JobError, attempt: i64) -> Outcome {
+    let failure = JobFailure {
+        code: error.code().to_owned(),
+        message: error.to_string(),
+        retryable: error.is_transient(),
+        attempt,
+    };
+    if error.is_transient() { Outcome::Retry { failure, delay: backoff(attempt) } } else { Outcome::Failed(failure) }
+}
+
+/// 5 s, 20 s, 80 s, ... up to ten minutes.
+fn backoff(attempt: i64) -> Duration {
+    let exponent = u32::try_from(attempt - 1).unwrap_or(0).min(8);
+    Duration::from_secs((5 * 4u64.pow(exponent)).min(600))
+}
+
+fn to_json(publication: &Publication) -> Value {
+    serde_json::to_value(publication).expect("a publication is plain data")
+}
+
+struct Run<'a> {
+    store: &'a Store,
+    config: &'a WorkerConfig,
+    lease: &'a Lease,
+    pulse: Arc<Pulse>,
+}
+
+impl Run<'_> {
+    /// Fetch, plan, execute, publish.
+    async fn run_job(&self) -> Result<Publication, JobError> {
+        let recipe = self.recipe()?;
+        let target = self.target()?;
+        let sources = self.fetch(&recipe).await?;
+        let (plan, sources) = self.plan(recipe, sources).await?;
+        if let Some(publication) = transfer::find_published(&target, &plan.digest) {
+            return self.published(publication).await;
+        }
+        let artifact = self.merge(plan, sources).await?;
+        let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
+        self.published(publication).await
+    }
+
+    fn recipe(&self) -> Result<Recipe, JobError> {
+        let job = &self.lease.job;
+        let recipe = match job.recipe_format {
+            RecipeFormat::Yaml => Recipe::parse(&job.recipe, job.lenient),
+            RecipeFormat::Json => {
+                let value = serde_json::from_str(&job.recipe).map_err(|e| JobError::Output(e.to_string()))?;
+                Recipe::from_json(&value, job.lenient)
+            }
+        };
+        Ok(recipe?)
+    }
+
+    fn target(&self) -> Result<Target, JobError> {
+        let job = &self.lease.job;
+        match job.output.get("path").and_then(Value::as_str) {
+            Some(path) => self.config.outputs.resolve(path).map(Target::Folder).map_err(JobError::Output),
+            None => Ok(Target::Folder(self.config.artifacts.join(job.id.as_str()))),
+        }
+    }
+
+    async fn fetch(&self, recipe: &Recipe) -> Result<Sources, JobError> {
+        let (recipe, access) = (recipe.clone(), self.config.access.clone());
+        let sources = blocking(move || Ok(Sources::open(&recipe, &access)?)).await?;
+        let models: Vec<String> = sources.iter().map(|s| s.model.to_string()).collect();
+        self.tell(Some(Phase::Planning), EventKind::Fetched, "all models are at hand", json!({"models": models}))
+            .await?;
+        Ok(sources)
+    }
+
+    async fn plan(&self, recipe: Recipe, sources: Sources) -> Result<(Plan, Sources), JobError> {
+        let settings = self.config.settings.clone();
+        let planned = blocking(move || {
+            let plan = engine::plan(&recipe, &sources, &settings)?;
+            Ok((plan, sources))
+        });
+        let (plan, sources) = planned.await?;
+        for warning in &plan.warnings {
+            self.warn(warning).await?;
+        }
+        self.store.set_plan_digest(self.lease, &plan.digest).await?;
+        let summary = plan.summary(false);
+        let message = format!("{} tensors, {} bytes to write", summary.tensors, summary.output_bytes);
+        let data = json!({
+            "plan_digest": summary.digest, "tensors": summary.tensors, "parameters": summary.parameters,
+            "output_bytes": summary.output_bytes, "shards": summary.shards.len(), "seed": summary.seed,
+        });
+        self.tell(Some(Phase::Merging), EventKind::Planned, &message, data).await?;
+        Ok((plan, sources))
+    }
+
+    async fn merge(&self, plan: Plan, sources: Sources) -> Result<Artifact, JobError> {
+        // named by the plan: a stale worker that still writes here writes the same bytes
+        let dir = self.work_root().join(&plan.digest[..16]);
+        let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
+        let merged = blocking(move || {
+            let on_progress = |progress| pulse.set_progress(progress, Phase::Merging, now_ms());
+            let observer = Observer { on_progress: &on_progress, cancel: &pulse.cancel };
+            Ok(engine::execute(&plan, &sources, &text, &dir, &observer)?)
+        });
+        let artifact = merged.await?;
+        // the last word on progress, whenever the next beat would have been
+        self.store.heartbeat(self.lease, self.pulse.progress().as_ref()).await?;
+        let bytes: u64 = artifact.files.iter().map(|f| f.bytes).sum();
+        self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", json!({"bytes": bytes}))
+            .await?;
+        Ok(artifact)
+    }
+
+    async fn published(&self, publication: Publication) -> Result<Publication, JobError> {
+        let data =
+            json!({"uri": publication.uri, "bytes": publication.bytes, "manifest_sha256": publication.manifest_sha256});
+        self.tell(None, EventKind::Published, &format!("published at {}", publication.uri), data).await?;
+        Ok(publication)
+    }
+
+    async fn warn(&self, warning: &Problem) -> Result<(), JobError> {
+        let data = serde_json::to_value(warning).expect("a problem is plain data");
+        let event = NewEvent { kind: EventKind::Warning, level: Level::Warn, message: warning.to_string(), data };
+        Ok(self.store.record(self.lease, None, event).await?)
+    }
+
+    async fn tell(&self, phase: Option<Phase>, kind: EventKind, message: &str, data: Value) -> Result<(), JobError> {
+        let event = NewEvent { kind, level: Level::Info, message: message.to_owned(), data };
+        Ok(self.store.record(self.lease, phase, event).await?)
+    }
+
+    fn work_root(&self) -> PathBuf {
+        self.config.work.join(self.lease.job.id.as_str())
+    }
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as i64)
+}
+
+/// Work that blocks or computes, off the runtime's threads.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, JobError> + Send + 'static) -> Result<T, JobError> {
+    tokio::task::spawn_blocking(f).await.unwrap_or_else(|error| Err(JobError::Panicked(error.to_string())))
+}
