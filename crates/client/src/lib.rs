@@ -1,1 +1,159 @@
+//! A client of the HTTP API: submit, look, and watch to the end through cuts.
+//!
+//! Invariant: this and later the Hub client are the only crates that make HTTP requests.
 
+mod watch;
+
+use serde_json::Value;
+
+pub use watch::{StreamEvent, Watch};
+
+/// What the server said no with.
+#[derive(Debug, Clone)]
+pub struct Refused {
+    pub status: u16,
+    /// The problem document, or the text where it was none.
+    pub problem: Value,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error("{}", told(.0))]
+    Refused(Refused),
+    #[error("cannot reach {url}: {source}")]
+    Unreachable { url: String, source: reqwest::Error },
+    #[error("{url} answered with something that is not JSON: {source}")]
+    NotJson { url: String, source: serde_json::Error },
+    #[error("the stream of job {0} ended before the job did, and did not come back")]
+    StreamLost(String),
+}
+
+/// The problem as a person reads it: the detail, then each finding with its place.
+fn told(refused: &Refused) -> String {
+    let text = |key: &str| refused.problem.get(key).and_then(Value::as_str);
+    let mut told = text("detail").or(text("title")).map_or_else(|| refused.problem.to_string(), str::to_owned);
+    for error in refused.problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
+        told += "\n  ";
+        if let (Some(line), Some(column)) = (error["line"].as_u64(), error["column"].as_u64()) {
+            told += &format!("line {line}, column {column}: ");
+        }
+        if let Some(pointer) = error["pointer"].as_str().filter(|p| !p.is_empty()) {
+            told += &format!("{pointer}: ");
+        }
+        told += error["detail"].as_str().unwrap_or_default();
+    }
+    told
+}
+
+#[derive(Debug, Clone)]
+pub struct Client {
+    base: String,
+    http: reqwest::Client,
+}
+
+impl Client {
+    /// `base` is the server's address, as in `http://127.0.0.1:8080`.
+    pub fn new(base: &str) -> Result<Client, ClientError> {
+        // an error says that a provider is installed already, which is as good
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let base = base.trim_end_matches('/').to_owned();
+        let mut builder = reqwest::Client::builder().user_agent(concat!("amalgam/", env!("CARGO_PKG_VERSION")));
+        if is_loopback(&base) {
+            builder = builder.no_proxy();
+        }
+        let http = builder.build().map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
+        Ok(Client { base, http })
+    }
+
+    /// Submits a recipe's text; `query` holds options such as `output`.
+    pub async fn submit(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        self.post_recipe("/v1/jobs", recipe, query).await
+    }
+
+    /// A dry run.
+    pub async fn plan(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        self.post_recipe("/v1/plans", recipe, query).await
+    }
+
+    pub async fn job(&self, id: &str) -> Result<Value, ClientError> {
+        self.get(&format!("/v1/jobs/{id}"), &[]).await
+    }
+
+    /// One page of jobs, newest first.
+    pub async fn jobs(&self, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        self.get("/v1/jobs", query).await
+    }
+
+    pub async fn cancel(&self, id: &str) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/jobs/{id}/cancel"), &[]);
+        self.json(self.http.post(&url), &url).await
+    }
+
+    /// Watches a job from its first event on.
+    pub fn watch(&self, id: &str) -> Watch {
+        Watch::new(self.clone(), id.to_owned())
+    }
+
+    async fn post_recipe(&self, path: &str, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        let url = self.url(path, query);
+        self.json(self.http.post(&url).header("content-type", "application/yaml").body(recipe), &url).await
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        let url = self.url(path, query);
+        self.json(self.http.get(&url), &url).await
+    }
+
+    async fn json(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let body = response.text().await.map_err(unreachable)?;
+        let value = serde_json::from_str(&body);
+        if status.is_success() {
+            return value.map_err(|source| ClientError::NotJson { url: url.to_owned(), source });
+        }
+        Err(ClientError::Refused(Refused { status: status.as_u16(), problem: value.unwrap_or(Value::String(body)) }))
+    }
+
+    fn url(&self, path: &str, query: &[(&str, String)]) -> String {
+        let mut url = format!("{}{path}", self.base);
+        for (i, (key, value)) in query.iter().enumerate() {
+            url += if i == 0 { "?" } else { "&" };
+            url += &format!("{key}={}", percent_encoded(value));
+        }
+        url
+    }
+}
+
+fn is_loopback(base: &str) -> bool {
+    ["http://127.", "http://localhost", "http://[::1]"].iter().any(|prefix| base.starts_with(prefix))
+}
+
+fn percent_encoded(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
+    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_refusal_reads_like_a_compiler() {
+        let problem = json!({"detail": "the recipe has 1 problem", "errors": [
+            {"pointer": "/models/0", "line": 3, "column": 5, "detail": "no `weight`"}]});
+        let error = ClientError::Refused(Refused { status: 422, problem });
+        assert_eq!(error.to_string(), "the recipe has 1 problem\n  line 3, column 5: /models/0: no `weight`");
+    }
+
+    #[test]
+    fn queries_are_encoded() {
+        let client = Client::new("http://127.0.0.1:1/").unwrap();
+        assert_eq!(
+            client.url("/v1/jobs", &[("output", "a b&c".into()), ("limit", "2".into())]),
+            "http://127.0.0.1:1/v1/jobs?output=a%20b%26c&limit=2"
+        );
+    }
+}

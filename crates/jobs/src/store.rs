@@ -11,6 +11,7 @@ mod connect;
 mod end;
 mod enqueue;
 mod events;
+mod expire;
 mod finish;
 mod heartbeat;
 mod job;

@@ -1,1 +1,45 @@
-fn main() {}
+//! The `amalgam` binary: server, worker and command line in one.
+
+mod bar;
+mod cli;
+mod commands;
+mod config;
+mod report;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+use report::Failure;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::from(report::FAILED);
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.tell(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve(args) => commands::serve::run(args).await,
+        Command::Worker(args) => commands::worker::run(args).await,
+        Command::Merge(args) => commands::merge::run(args).await,
+        Command::Check(args) => commands::check::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
+        Command::Submit(args) => commands::submit::run(args).await,
+        Command::Watch(args) => commands::watch::run(args).await,
+        Command::Jobs(args) => commands::jobs::run(args).await,
+        Command::Cancel(args) => commands::cancel::run(args).await,
+        Command::Demo(args) => commands::demo::run(args).await,
+    }
+}

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a worker that lost its lease publishes nothing and writes nothing more about the job.
 
+mod alive;
 mod heart;
 mod run_job;
 mod sweep;
@@ -23,6 +24,8 @@ pub struct WorkerConfig {
     pub outputs: OutputRoots,
     /// Where jobs that name no output are published, each in a directory of its id.
     pub artifacts: PathBuf,
+    /// Where workers on one machine show that they live.
+    pub alive: PathBuf,
     /// Where merges are written before they are published.
     pub work: PathBuf,
     pub settings: engine::Settings,
@@ -43,6 +46,7 @@ pub const POLL: Duration = Duration::from_secs(2);
 pub async fn run(store: Store, config: WorkerConfig, shutdown: CancellationToken) {
     let worker = WorkerId::generate(&config.name);
     tracing::info!(worker = worker.as_str(), "worker started");
+    let _alive = if store.is_sqlite() { show_alive(&store, &config, &worker).await } else { None };
     sweep::remove_finished_work(&store, &config.work).await;
     while !shutdown.is_cancelled() {
         if !run_next(&store, &config, &worker, &shutdown).await {
@@ -53,6 +57,14 @@ pub async fn run(store: Store, config: WorkerConfig, shutdown: CancellationToken
         }
     }
     tracing::info!(worker = worker.as_str(), "worker stopped");
+}
+
+/// First takes back what died before, then shows that this one lives.
+async fn show_alive(store: &Store, config: &WorkerConfig, worker: &WorkerId) -> Option<alive::Alive> {
+    alive::end_leases_of_the_dead(store, &config.alive).await;
+    let held = alive::Alive::hold(&config.alive, worker);
+    held.inspect_err(|error| tracing::warn!(%error, "cannot show that this worker lives; others wait for its leases"))
+        .ok()
 }
 
 /// Claims and runs one job; false when there was none, or the database did not answer.

@@ -1,0 +1,164 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigArgs, MergeArgs};
+
+/// Merges language models: as a service, or right here.
+#[derive(Debug, Parser)]
+#[command(name = "amalgam", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve the HTTP API, with workers inside.
+    Serve(ServeArgs),
+    /// Run one more worker on the same database.
+    Worker(WorkerArgs),
+    /// Merge here, without a server.
+    Merge(MergeCommand),
+    /// Check a recipe; models that are on this machine are checked by their headers.
+    Check(CheckArgs),
+    /// Dry run: what a merge would write and need, from headers alone.
+    Plan(PlanArgs),
+    /// Submit a recipe to a server.
+    Submit(SubmitArgs),
+    /// Watch a job to its end.
+    Watch(WatchArgs),
+    /// List the jobs of a server.
+    Jobs(JobsArgs),
+    /// Cancel a job.
+    Cancel(CancelArgs),
+    /// Serve, merge the example models through the API, and go on serving.
+    Demo(DemoArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct WorkerArgs {
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Begins the worker's id; the host's name by default.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct MergeCommand {
+    /// The recipe, a YAML file; `-` reads standard input.
+    pub recipe: PathBuf,
+    /// The directory to make; it must not exist, or be empty.
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub merge: MergeArgs,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The recipe, a YAML file; `-` reads standard input.
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The recipe, a YAML file; `-` reads standard input.
+    pub recipe: PathBuf,
+    /// List every tensor with its inputs and parameters.
+    #[arg(long)]
+    pub tensors: bool,
+    #[command(flatten)]
+    pub merge: MergeArgs,
+    #[command(flatten)]
+    pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ReadingArgs {
+    /// Unknown names are warnings, not errors.
+    #[arg(long)]
+    pub lenient: bool,
+    /// Write one JSON document to standard output.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServerUrl {
+    /// Address of the server.
+    #[arg(long, env = "AMALGAM_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// Write JSON to standard output, one document a line.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SubmitArgs {
+    /// The recipe, a YAML file; `-` reads standard input.
+    pub recipe: PathBuf,
+    /// Where the artifact is to go, below an output root of the server.
+    #[arg(long)]
+    pub output: Option<String>,
+    /// Unknown names are warnings, not errors.
+    #[arg(long)]
+    pub lenient: bool,
+    /// Watch the job to its end; the exit code says how it ended.
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub server: ServerUrl,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// Id of the job.
+    pub job: String,
+    #[command(flatten)]
+    pub server: ServerUrl,
+}
+
+#[derive(Debug, Args)]
+pub struct CancelArgs {
+    /// Id of the job.
+    pub job: String,
+    #[command(flatten)]
+    pub server: ServerUrl,
+}
+
+#[derive(Debug, Args)]
+pub struct JobsArgs {
+    /// Only jobs of this status; repeatable.
+    #[arg(long)]
+    pub status: Vec<String>,
+    /// At most so many, newest first.
+    #[arg(long, default_value_t = 20)]
+    pub limit: u32,
+    #[command(flatten)]
+    pub server: ServerUrl,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// End after the merge instead of serving on.
+    #[arg(long)]
+    pub once: bool,
+    /// The recipe to merge.
+    #[arg(long, default_value = "examples/recipes/task-arithmetic.yml")]
+    pub recipe: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}

@@ -1,0 +1,16 @@
+//! `amalgam cancel`: asks a job to end.
+
+use client::Client;
+
+use crate::cli::CancelArgs;
+use crate::report::Failure;
+
+pub async fn run(args: CancelArgs) -> Result<(), Failure> {
+    let job = Client::new(&args.server.url)?.cancel(&args.job).await?;
+    if args.server.json {
+        println!("{job}");
+    } else {
+        println!("{}", job["status"].as_str().unwrap_or_default());
+    }
+    Ok(())
+}

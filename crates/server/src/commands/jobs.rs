@@ -1,0 +1,31 @@
+//! `amalgam jobs`: what a server has, newest first.
+
+use client::Client;
+use serde_json::Value;
+
+use crate::cli::JobsArgs;
+use crate::report::Failure;
+
+pub async fn run(args: JobsArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.server.url)?;
+    let mut query = vec![("limit", args.limit.to_string())];
+    query.extend(args.status.into_iter().map(|status| ("status", status)));
+    let page = client.jobs(&query).await?;
+    let jobs = page["data"].as_array().cloned().unwrap_or_default();
+    for job in &jobs {
+        if args.server.json {
+            println!("{job}");
+        } else {
+            println!("{}", line(job));
+        }
+    }
+    if page["has_more"] == true && !args.server.json {
+        eprintln!("there are more; see --limit");
+    }
+    Ok(())
+}
+
+fn line(job: &Value) -> String {
+    let text = |key: &str| job[key].as_str().unwrap_or_default();
+    format!("{}  {:10} {:16} {}", text("id"), text("status"), text("method"), text("created_at"))
+}

@@ -1,0 +1,83 @@
+//! `amalgam merge`: plan and execute here, without a server.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use engine::{Observer, Progress};
+use serde_json::json;
+use transfer::{Publication, Target};
+
+use crate::bar::Bar;
+use crate::cli::MergeCommand;
+use crate::report::{Failure, warn};
+use crate::size::Bytes;
+
+pub async fn run(args: MergeCommand) -> Result<(), Failure> {
+    let cancel = Arc::new(AtomicBool::new(false));
+    let flag = cancel.clone();
+    let mut merge = tokio::task::spawn_blocking(move || merge(&args, &flag));
+    tokio::select! {
+        result = &mut merge => return result.unwrap_or_else(|panic| Err(Failure::failed(panic))),
+        () = super::asked_to_stop() => cancel.store(true, Ordering::Relaxed),
+    }
+    merge.await.unwrap_or_else(|panic| Err(Failure::failed(panic)))
+}
+
+fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
+    let started = Instant::now();
+    let text = super::read_recipe(&args.recipe)?;
+    let planned = super::plan::plan(&text, args.reading.lenient, &args.merge.settings());
+    let (plan, sources) = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
+    warn(&args.recipe, &plan.warnings);
+    let target = Target::Folder(args.out.clone());
+    if let Some(publication) = transfer::find_published(&target, &plan.digest) {
+        return tell(args, &publication, started, "is there already, whole");
+    }
+    make_way(&args.out)?;
+    let work = work_dir(&args.out, &plan.digest)?;
+    let bar = Bar::new();
+    let on_progress = |p: Progress| bar.set("merging", p.bytes_done, p.bytes_total);
+    let merged = engine::execute(&plan, &sources, &text, &work, &Observer { on_progress: &on_progress, cancel });
+    bar.clear();
+    let artifact = merged.map_err(|error| {
+        // half a merge is of no use to anyone; a failure to remove it changes nothing about the first
+        let _ = std::fs::remove_dir_all(&work);
+        Failure::failed(error)
+    })?;
+    let publication = transfer::publish(&artifact, &target).map_err(Failure::failed)?;
+    tell(args, &publication, started, "written")
+}
+
+/// An empty directory makes way; anything else is somebody's.
+fn make_way(out: &Path) -> Result<(), Failure> {
+    let occupied = || Failure::refused(format!("{} exists and is not empty; choose another directory", out.display()));
+    if !out.exists() {
+        return Ok(());
+    }
+    std::fs::remove_dir(out).map_err(|_| occupied())
+}
+
+/// Beside the output, so that publishing is one rename.
+fn work_dir(out: &Path, digest: &str) -> Result<PathBuf, Failure> {
+    let out = std::path::absolute(out).map_err(Failure::refused)?;
+    let name =
+        out.file_name().ok_or_else(|| Failure::refused(format!("{} names no directory to make", out.display())))?;
+    Ok(out.with_file_name(format!(".{}.merging-{}", name.to_string_lossy(), &digest[..16])))
+}
+
+fn tell(args: &MergeCommand, publication: &Publication, started: Instant, how: &str) -> Result<(), Failure> {
+    let seconds = started.elapsed().as_secs_f64();
+    if args.reading.json {
+        println!("{}", json!({"output": args.out, "seconds": seconds, "publication": publication}));
+    } else {
+        println!(
+            "{} {how}: {} in {} files, {seconds:.2} s",
+            args.out.display(),
+            Bytes(publication.bytes),
+            publication.files.len() + 1
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! `amalgam serve`: the API, with workers inside.
+
+use api::{Api, ApiConfig};
+use jobs::Store;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use worker::WorkerConfig;
+
+use crate::cli::ServeArgs;
+use crate::config::Config;
+use crate::report::Failure;
+
+pub async fn run(args: ServeArgs) -> Result<(), Failure> {
+    let config = args.config.resolve()?;
+    super::start_logging(&config)?;
+    let server = Server::start(config).await?;
+    super::asked_to_stop().await;
+    tracing::info!("stopping");
+    server.stop().await
+}
+
+/// A server that runs, and the workers inside it.
+pub struct Server {
+    /// `http://...`, where it really listens.
+    pub url: String,
+    shutdown: CancellationToken,
+    serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    workers: JoinSet<()>,
+    store: Store,
+}
+
+impl Server {
+    pub async fn start(config: Config) -> Result<Server, Failure> {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|e| Failure::failed(format!("cannot listen on {}: {e}", config.listen)))?;
+        let address = listener.local_addr().map_err(Failure::failed)?;
+        let store = open_store(&config).await?;
+        let shutdown = CancellationToken::new();
+        let api = Api::new(store.clone(), api_config(&config, address.ip().is_loopback()), shutdown.clone());
+        let serving = tokio::spawn(api::serve(listener, api));
+        let mut workers = JoinSet::new();
+        for _ in 0..config.workers {
+            workers.spawn(worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone()));
+        }
+        tracing::info!(%address, workers = config.workers, "serving");
+        Ok(Server { url: format!("http://{address}"), shutdown, serving, workers, store })
+    }
+
+    /// Ends open streams, gives running jobs back, and waits for all of it.
+    pub async fn stop(mut self) -> Result<(), Failure> {
+        self.shutdown.cancel();
+        while self.workers.join_next().await.is_some() {}
+        let served = self.serving.await.map_err(Failure::failed)?;
+        self.store.close().await;
+        served.map_err(Failure::failed)
+    }
+}
+
+pub async fn open_store(config: &Config) -> Result<Store, Failure> {
+    Store::open(&config.database).await.map_err(|e| Failure::failed(format!("cannot open the database: {e}")))
+}
+
+fn api_config(config: &Config, loopback: bool) -> ApiConfig {
+    let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+    ApiConfig {
+        access: config.access.clone(),
+        outputs: config.outputs.clone(),
+        settings: config.settings.clone(),
+        allowed_hosts: loopback.then_some(local),
+    }
+}
+
+pub fn worker_config(config: &Config, name: &str) -> WorkerConfig {
+    WorkerConfig {
+        name: name.to_owned(),
+        access: config.access.clone(),
+        outputs: config.outputs.clone(),
+        artifacts: config.artifacts.clone(),
+        alive: config.alive.clone(),
+        work: config.work.clone(),
+        settings: config.settings.clone(),
+        lease: worker::LEASE,
+        heartbeat: worker::HEARTBEAT,
+        poll: worker::POLL,
+    }
+}

@@ -1,0 +1,28 @@
+//! `amalgam worker`: one more process on the same database.
+
+use tokio_util::sync::CancellationToken;
+
+use super::serve::{open_store, worker_config};
+use crate::cli::WorkerArgs;
+use crate::report::Failure;
+
+pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
+    let config = args.config.resolve()?;
+    super::start_logging(&config)?;
+    let store = open_store(&config).await?;
+    let name = args.name.unwrap_or_else(host_name);
+    let shutdown = CancellationToken::new();
+    let worker = tokio::spawn(worker::run(store.clone(), worker_config(&config, &name), shutdown.clone()));
+    super::asked_to_stop().await;
+    tracing::info!("stopping");
+    shutdown.cancel();
+    worker.await.map_err(Failure::failed)?;
+    store.close().await;
+    Ok(())
+}
+
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/etc/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "worker".to_owned() } else { name.to_owned() }
+}

@@ -1,0 +1,263 @@
+//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. The only file that
+//! reads the environment.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use checkpoint::{Access, OutputRoots};
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+
+use crate::report::Failure;
+use crate::size::Bytes;
+
+/// What a merge may use; also for merges without a server.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+pub struct MergeArgs {
+    /// Memory for the buffers of one merge [default: 1GiB].
+    #[arg(long, env = "AMALGAM_MEMORY")]
+    pub memory: Option<Bytes>,
+    /// Threads of one merge [default: all cores].
+    #[arg(long, env = "AMALGAM_THREADS")]
+    pub threads: Option<usize>,
+    /// Size of an output shard at most [default: 5GB].
+    #[arg(long, env = "AMALGAM_SHARD_BYTES")]
+    pub shard_bytes: Option<Bytes>,
+}
+
+impl MergeArgs {
+    pub fn settings(&self) -> engine::Settings {
+        let default = engine::Settings::default();
+        engine::Settings {
+            memory: self.memory.map_or(default.memory, |m| m.0),
+            threads: self.threads.unwrap_or(default.threads),
+            shard_bytes: self.shard_bytes.map_or(default.shard_bytes, |s| s.0),
+        }
+    }
+
+    fn or(self, other: MergeArgs) -> MergeArgs {
+        MergeArgs {
+            memory: self.memory.or(other.memory),
+            threads: self.threads.or(other.threads),
+            shard_bytes: self.shard_bytes.or(other.shard_bytes),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct ConfigArgs {
+    /// A TOML file with these settings, dashes written as underscores.
+    #[arg(long, env = "AMALGAM_CONFIG")]
+    pub config: Option<PathBuf>,
+    #[command(flatten)]
+    pub values: Values,
+}
+
+/// Every setting, none of them set.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Values {
+    /// Address to serve on [default: 127.0.0.1:8080].
+    #[arg(long, env = "AMALGAM_LISTEN")]
+    pub listen: Option<SocketAddr>,
+    /// Serve on an address that others can reach, although there are no API keys yet.
+    #[arg(long, env = "AMALGAM_INSECURE_LISTEN", num_args = 0..=1, default_missing_value = "true")]
+    pub insecure_listen: Option<bool>,
+    /// sqlite://PATH or postgres://... [default: sqlite://<data-dir>/amalgam.db].
+    #[arg(long, env = "AMALGAM_DATABASE", hide_env_values = true)]
+    pub database: Option<String>,
+    /// Where database, work and artifacts are kept [default: ./amalgam-data].
+    #[arg(long, env = "AMALGAM_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Local models of posted recipes are looked for here and nowhere else; repeatable [default: the current directory].
+    #[arg(long, env = "AMALGAM_SOURCE_ROOT", value_delimiter = ':')]
+    #[serde(default)]
+    pub source_root: Vec<PathBuf>,
+    /// Jobs may name outputs below these; repeatable [default: <data-dir>/artifacts].
+    #[arg(long, env = "AMALGAM_OUTPUT_ROOT", value_delimiter = ':')]
+    #[serde(default)]
+    pub output_root: Vec<PathBuf>,
+    /// Workers inside the server [default: 1 on SQLite, 0 on Postgres].
+    #[arg(long, env = "AMALGAM_WORKERS")]
+    pub workers: Option<usize>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub merge: MergeArgs,
+    /// What to log, as in `info` or `warn,worker=debug` [default: info].
+    #[arg(long, env = "AMALGAM_LOG")]
+    pub log: Option<String>,
+    /// How to log [default: text].
+    #[arg(long, env = "AMALGAM_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Values {
+    fn or(self, other: Values) -> Values {
+        let first = |a: Vec<PathBuf>, b: Vec<PathBuf>| if a.is_empty() { b } else { a };
+        Values {
+            listen: self.listen.or(other.listen),
+            insecure_listen: self.insecure_listen.or(other.insecure_listen),
+            database: self.database.or(other.database),
+            data_dir: self.data_dir.or(other.data_dir),
+            source_root: first(self.source_root, other.source_root),
+            output_root: first(self.output_root, other.output_root),
+            workers: self.workers.or(other.workers),
+            merge: self.merge.or(other.merge),
+            log: self.log.or(other.log),
+            log_format: self.log_format.or(other.log_format),
+        }
+    }
+}
+
+/// The settings as they are.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub listen: SocketAddr,
+    pub database: String,
+    pub artifacts: PathBuf,
+    pub work: PathBuf,
+    pub alive: PathBuf,
+    pub access: Access,
+    pub outputs: OutputRoots,
+    pub workers: usize,
+    pub settings: engine::Settings,
+    pub log: String,
+    pub log_format: LogFormat,
+}
+
+impl ConfigArgs {
+    pub fn resolve(self) -> Result<Config, Failure> {
+        let values = match &self.config {
+            Some(path) => self.values.or(read(path)?),
+            None => self.values,
+        };
+        let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+        if !listen.ip().is_loopback() && values.insecure_listen != Some(true) {
+            return Err(Failure::refused(format!(
+                "{listen} can be reached from other machines, and there are no API keys yet; serve on 127.0.0.1, or give \
+                 --insecure-listen where something in front of the server decides who may reach it"
+            )));
+        }
+        let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
+        let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
+        let artifacts = data_dir.join("artifacts");
+        let mut roots = values.output_root.iter().map(|root| absolute(root)).collect::<Result<Vec<_>, _>>()?;
+        if roots.is_empty() {
+            roots.push(artifacts.clone());
+        }
+        let default_root = [PathBuf::from(".")];
+        let sources = if values.source_root.is_empty() { &default_root[..] } else { &values.source_root };
+        let sources = sources.iter().map(|root| absolute(root)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(missing) = sources.iter().find(|root| !root.is_dir()) {
+            return Err(Failure::refused(format!("source root {} is no directory", missing.display())));
+        }
+        Ok(Config {
+            listen,
+            workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
+            database,
+            artifacts,
+            work: data_dir.join("work"),
+            alive: data_dir.join("workers"),
+            access: Access::Under(sources),
+            outputs: OutputRoots::new(roots),
+            settings: values.merge.settings(),
+            log: values.log.unwrap_or_else(|| "info".to_owned()),
+            log_format: values.log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
+}
+
+fn read(path: &Path) -> Result<Values, Failure> {
+    let refused = |error: String| Failure::refused(format!("{}: {error}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|e| refused(e.to_string()))?;
+    let names: toml::Table = toml::from_str(&text).map_err(|e| refused(e.to_string()))?;
+    // the flattened part hides unknown names from serde, so they are looked for here
+    if let Some(unknown) = names.keys().find(|name| !NAMES.contains(&name.as_str())) {
+        let advice =
+            recipe::nearest(unknown, NAMES.iter().copied()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+        return Err(refused(format!("unknown setting `{unknown}`{advice}")));
+    }
+    toml::from_str(&text).map_err(|e| refused(e.to_string()))
+}
+
+const NAMES: &[&str] = &[
+    "listen",
+    "insecure_listen",
+    "database",
+    "data_dir",
+    "source_root",
+    "output_root",
+    "workers",
+    "memory",
+    "threads",
+    "shard_bytes",
+    "log",
+    "log_format",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(values: Values, file: Option<&str>) -> (tempfile::TempDir, ConfigArgs) {
+        let dir = tempfile::tempdir().unwrap();
+        let config = file.map(|text| {
+            let path = dir.path().join("amalgam.toml");
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        (dir, ConfigArgs { config, values })
+    }
+
+    #[test]
+    fn a_flag_beats_the_file_and_the_file_beats_the_default() {
+        let flags = Values { workers: Some(3), ..Values::default() };
+        let (_dir, args) = args(flags, Some("workers = 5\nmemory = \"2GiB\"\nthreads = 7\n"));
+        let config = args.resolve().unwrap();
+        assert_eq!((config.workers, config.settings.memory, config.settings.threads), (3, 2 << 30, 7));
+        assert_eq!(config.settings.shard_bytes, 5_000_000_000);
+    }
+
+    #[test]
+    fn the_example_config_is_accepted() {
+        let text = std::fs::read_to_string(testkit::workspace().join("deploy/amalgam.example.toml")).unwrap();
+        let (_dir, args) = args(Values::default(), Some(&text));
+        args.resolve().unwrap();
+        let uncommented: Vec<&str> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix('#'))
+            .filter(|l| !l.starts_with(' ') && l.contains(" = "))
+            .collect();
+        let named: Vec<&str> =
+            uncommented.iter().chain(&text.lines().collect::<Vec<_>>()).filter_map(|l| l.split(" = ").next()).collect();
+        for name in NAMES {
+            assert!(named.contains(name), "the example does not show `{name}`");
+        }
+    }
+
+    #[test]
+    fn a_typo_in_the_file_is_named() {
+        let (_dir, args) = args(Values::default(), Some("worker = 5\n"));
+        assert!(args.resolve().unwrap_err().to_string().contains("did you mean `workers`?"));
+    }
+
+    #[test]
+    fn others_are_kept_out_until_asked_in() {
+        let listen = Some("0.0.0.0:8080".parse().unwrap());
+        let (_dir, closed) = args(Values { listen, ..Values::default() }, None);
+        assert!(closed.resolve().unwrap_err().to_string().contains("--insecure-listen"));
+        let (_dir, open) = args(Values { listen, insecure_listen: Some(true), ..Values::default() }, None);
+        assert!(open.resolve().is_ok());
+    }
+}

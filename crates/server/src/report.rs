@@ -1,0 +1,80 @@
+//! How commands end: an exit code for scripts, words for people.
+
+use std::fmt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use client::ClientError;
+use recipe::{Problem, Refusal};
+use serde_json::json;
+
+/// The work failed.
+pub const FAILED: u8 = 1;
+/// The input was refused; nothing was done.
+pub const REFUSED: u8 = 2;
+
+#[derive(Debug)]
+pub struct Failure {
+    code: u8,
+    message: String,
+    /// What `--json` prints to standard output in place of the message.
+    json: Option<serde_json::Value>,
+}
+
+impl Failure {
+    pub fn failed(message: impl fmt::Display) -> Failure {
+        Failure { code: FAILED, message: message.to_string(), json: None }
+    }
+
+    pub fn refused(message: impl fmt::Display) -> Failure {
+        Failure { code: REFUSED, message: message.to_string(), json: None }
+    }
+
+    /// Every problem as `FILE:LINE:COLUMN: /pointer: detail`, as compilers print them.
+    pub fn recipe(file: &Path, refusal: &Refusal, as_json: bool) -> Failure {
+        warn(file, &refusal.warnings);
+        let lines: Vec<String> = refusal.problems.iter().map(|p| placed(file, p)).collect();
+        let json = as_json.then(|| json!({"ok": false, "errors": refusal.problems, "warnings": refusal.warnings}));
+        Failure { code: REFUSED, message: lines.join("\nerror: "), json }
+    }
+
+    pub fn tell(self) -> ExitCode {
+        if let Some(json) = &self.json {
+            println!("{json}");
+        }
+        eprintln!("error: {}", self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Failure {
+        match &error {
+            ClientError::Refused(refused) if (400..500).contains(&refused.status) => {
+                Failure { code: REFUSED, message: error.to_string(), json: None }
+            }
+            _ => Failure::failed(error),
+        }
+    }
+}
+
+pub fn warn(file: &Path, warnings: &[Problem]) {
+    for warning in warnings {
+        eprintln!("warning: {}", placed(file, warning));
+    }
+}
+
+fn placed(file: &Path, problem: &Problem) -> String {
+    let place = match (problem.line, problem.column) {
+        (Some(line), Some(column)) => format!("{}:{line}:{column}", file.display()),
+        _ => file.display().to_string(),
+    };
+    let pointer = if problem.pointer.is_empty() { String::new() } else { format!("{}: ", problem.pointer) };
+    format!("{place}: {pointer}{}", problem.detail)
+}
