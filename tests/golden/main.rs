@@ -2,6 +2,8 @@
 //!
 //! The subset in this folder goes with the repository; `AMALGAM_GOLDEN` names a folder with the whole set.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

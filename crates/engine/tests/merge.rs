@@ -1,5 +1,7 @@
 //! Whole merges of tiny checkpoints through the public functions of the engine.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -6,10 +6,12 @@ mod build;
 mod golden;
 mod read;
 pub mod reference;
+mod server;
 
 pub use build::{TinyCheckpoint, sparse_checkpoint};
 pub use golden::{Case, golden_dirs};
 pub use read::{Tensor, read_checkpoint};
+pub use server::TestServer;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,81 @@
+//! The real binary, started as a user starts it.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// A server process on a free port of loopback. Killed when dropped, so that no test leaves one behind.
+pub struct TestServer {
+    pub url: String,
+    binary: PathBuf,
+    data_dir: PathBuf,
+    source_root: PathBuf,
+    more: Vec<String>,
+    child: Child,
+}
+
+impl TestServer {
+    /// Starts `binary serve`; `more` are further flags.
+    pub fn start(binary: &str, data_dir: &Path, source_root: &Path, more: &[&str]) -> TestServer {
+        let more: Vec<String> = more.iter().map(|s| (*s).to_owned()).collect();
+        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more);
+        TestServer {
+            url,
+            binary: binary.into(),
+            data_dir: data_dir.into(),
+            source_root: source_root.into(),
+            more,
+            child,
+        }
+    }
+
+    /// `kill -9`, as a power cut or the OOM killer would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM; gives whether the process then ended well.
+    pub fn terminate(&mut self) -> bool {
+        let status = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+        self.child.wait().unwrap().success()
+    }
+
+    /// Starts again on the same data.
+    pub fn restart(&mut self) {
+        (self.child, self.url) = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more);
+    }
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        // it may have ended by itself
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn spawn(binary: &Path, data_dir: &Path, source_root: &Path, more: &[String]) -> (Child, String) {
+    let mut child = Command::new(binary)
+        .arg("serve")
+        .args(["--listen", "127.0.0.1:0", "--log", "info", "--log-format", "json"])
+        .arg("--data-dir")
+        .arg(data_dir)
+        .arg("--source-root")
+        .arg(source_root)
+        .args(more)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let address = lines.by_ref().map(|line| line.unwrap()).find_map(|line| {
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+        let serving = value.pointer("/fields/message").and_then(|m| m.as_str()) == Some("serving");
+        serving.then(|| value["fields"]["address"].as_str().unwrap().to_owned())
+    });
+    let url = format!("http://{}", address.expect("the server says where it listens"));
+    // what it logs from now on must not block it
+    std::thread::spawn(move || lines.for_each(drop));
+    (child, url)
+}

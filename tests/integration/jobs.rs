@@ -1,0 +1,88 @@
+//! A job from submit to its artifact.
+
+use testkit::{Tensor, read_checkpoint};
+
+use crate::{Served, amalgam, end_of, example, published_dir};
+
+#[tokio::test]
+async fn a_posted_recipe_ends_as_a_merged_model_with_right_digests() {
+    let served = Served::start(&[]);
+    let job = served.client().submit(example("task-arithmetic.yml"), &[]).await.unwrap();
+    assert_eq!(job["status"], "queued");
+    let job = end_of(&served.client(), job["id"].as_str().unwrap()).await;
+    assert_eq!(job["status"], "succeeded", "{job}");
+    let dir = published_dir(&job);
+    assert!(dir.starts_with(std::fs::canonicalize(served.dir.path()).unwrap()));
+    for file in job["publication"]["files"].as_array().unwrap() {
+        let path = dir.join(file["path"].as_str().unwrap());
+        assert_eq!(checkpoint::digest_file(&path).unwrap(), file["sha256"], "{}", path.display());
+    }
+    assert!(!read_checkpoint(&dir).is_empty());
+    assert_eq!(std::fs::read_dir(served.dir.path().join("data/work")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn the_service_and_the_command_line_write_the_same_bytes() {
+    let served = Served::start(&[]);
+    let job = served.client().submit(example("ties.yml"), &[]).await.unwrap();
+    let job = end_of(&served.client(), job["id"].as_str().unwrap()).await;
+    let out = served.dir.path().join("cli");
+    let merged =
+        amalgam(&["merge", "examples/recipes/ties.yml", out.to_str().unwrap(), "--threads", "1", "--memory", "1MiB"]);
+    assert!(merged.status.success(), "{}", String::from_utf8_lossy(&merged.stderr));
+    let bytes = |t: &std::collections::BTreeMap<String, Tensor>| {
+        t.iter().map(|(n, t)| (n.clone(), t.bytes.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(bytes(&read_checkpoint(&published_dir(&job))), bytes(&read_checkpoint(&out)));
+}
+
+#[tokio::test]
+async fn the_log_tells_every_phase_in_order() {
+    let served = Served::start(&[]);
+    let client = served.client();
+    let job = client.submit(example("slerp.yml"), &[]).await.unwrap();
+    let mut watch = client.watch(job["id"].as_str().unwrap());
+    let mut kinds = Vec::new();
+    while let Some(event) = watch.next().await.unwrap() {
+        if event.kind != "progress" {
+            kinds.push(event.kind);
+        }
+    }
+    let order = ["snapshot", "queued", "started", "fetched", "planned", "merged", "published", "succeeded", "end"];
+    let told: Vec<&str> = kinds.iter().map(String::as_str).filter(|k| *k != "warning").collect();
+    assert_eq!(told, order);
+}
+
+#[tokio::test]
+async fn a_job_may_name_its_output_below_the_root_and_nowhere_else() {
+    let served = Served::start(&[]);
+    let client = served.client();
+    let named = |output: &str| vec![("output", output.to_owned())];
+    let job = client.submit(example("linear.yml"), &named("team/first")).await.unwrap();
+    let job = end_of(&client, job["id"].as_str().unwrap()).await;
+    assert!(published_dir(&job).ends_with("artifacts/team/first"), "{job}");
+    for output in ["team/first", "../escape", "/tmp/escape", "a//../../b"] {
+        let error = client.submit(example("linear.yml"), &named(output)).await.unwrap_err();
+        assert!(error.to_string().contains("output"), "{output}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_second_worker_process_takes_jobs_of_a_server_without_one() {
+    let served = Served::start(&["--workers", "0"]);
+    let client = served.client();
+    let job = client.submit(example("linear.yml"), &[]).await.unwrap();
+    let data_dir = served.dir.path().join("data");
+    let mut worker = std::process::Command::new(crate::BINARY)
+        .arg("worker")
+        .arg("--data-dir")
+        .arg(&data_dir)
+        .arg("--source-root")
+        .arg(testkit::workspace())
+        .spawn()
+        .unwrap();
+    let ended = end_of(&client, job["id"].as_str().unwrap()).await;
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    assert_eq!(ended["status"], "succeeded", "{ended}");
+}
