@@ -4,6 +4,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
+mod vocabulary;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;

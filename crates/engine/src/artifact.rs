@@ -15,21 +15,13 @@ use crate::execute::Execution;
 use crate::{ExecuteError, Plan, Sources};
 
 /// Files that travel along from the donor when it has them. Code is not among them.
-const CARRIED: &[&str] = &[
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-];
+const CARRIED: &[&str] =
+    &["generation_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"];
+/// Files of the tokenizer, which may have a donor of its own.
+const TOKENIZER: &[&str] =
+    &["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
+/// Files that hold the vocabulary itself; a merged vocabulary makes them untrue.
+const VOCABULARY: &[&str] = &["tokenizer.json", "tokenizer.model", "added_tokens.json", "vocab.json", "merges.txt"];
 
 pub const MANIFEST: &str = "manifest.json";
 const INDEX: &str = "model.safetensors.index.json";
@@ -59,7 +51,11 @@ pub(crate) fn digested_bytes(plan: &Plan, sources: &Sources) -> u64 {
 }
 
 fn used_files(plan: &Plan) -> BTreeSet<(usize, usize)> {
-    plan.tasks.iter().flat_map(|t| t.inputs.iter().map(|i| (i.source, i.place.file))).collect()
+    let inputs = || plan.tasks.iter().flat_map(|t| &t.inputs);
+    let gathered = inputs().filter_map(|i| i.rows.as_ref()).flat_map(|rows| {
+        rows.sources().filter_map(|source| Some((source, rows.places[source].as_ref()?.file))).collect::<BTreeSet<_>>()
+    });
+    inputs().map(|i| (i.source, i.place.file)).chain(gathered).collect()
 }
 
 /// Writes what belongs beside the shards and makes everything durable.
@@ -111,19 +107,39 @@ fn index(plan: &Plan) -> Value {
     json!({"metadata": {"total_size": total}, "weight_map": weight_map})
 }
 
+/// Which files of which sources are carried into the artifact as they are.
+fn carried<'a>(plan: &Plan, sources: &'a Sources) -> Vec<(&'a Path, &'static str)> {
+    let dir = |source: usize| sources.list[source].checkpoint.dir.as_path();
+    let vocabulary = if plan.tokenizer_json.is_some() { &[] } else { VOCABULARY };
+    let of_tokenizer = TOKENIZER.iter().chain(vocabulary).map(|name| (dir(plan.tokenizer_donor), *name));
+    let all = CARRIED.iter().map(|name| (dir(plan.donor), *name)).chain(of_tokenizer);
+    all.filter(|(dir, name)| dir.join(name).is_file()).collect()
+}
+
+/// Names, lengths and times of the carried files, for the plan's digest.
+pub(crate) fn carried_identity(plan: &Plan, sources: &Sources) -> Vec<Value> {
+    let identity = |(dir, name): (&Path, &str)| {
+        let metadata = std::fs::metadata(dir.join(name)).ok();
+        let modified = metadata
+            .as_ref()
+            .and_then(|m| m.modified().ok())
+            .and_then(|t| t.duration_since(std::time::UNIX_EPOCH).ok());
+        json!([name, metadata.map(|m| m.len()), modified.map(|t| t.as_nanos().to_string())])
+    };
+    carried(plan, sources).into_iter().map(identity).collect()
+}
+
 fn carry(execution: &Execution<'_>, dir: &Path) -> Result<Vec<ArtifactFile>, ExecuteError> {
-    let donor = &execution.sources.list[execution.plan.donor].checkpoint;
-    let mut carried = Vec::new();
-    for name in CARRIED {
-        let path = donor.dir.join(name);
-        if !path.is_file() {
-            continue;
-        }
-        let path = execution.sources.access.resolve_file(&path)?;
+    let mut written = Vec::new();
+    for (from, name) in carried(execution.plan, execution.sources) {
+        let path = execution.sources.access.resolve_file(&from.join(name))?;
         let content = std::fs::read(&path).map_err(ExecuteError::io(&path))?;
-        carried.push(write(dir, name, &content)?);
+        written.push(write(dir, name, &content)?);
     }
-    Ok(carried)
+    if let Some(tokenizer) = &execution.plan.tokenizer_json {
+        written.push(write(dir, "tokenizer.json", &pretty(tokenizer))?);
+    }
+    Ok(written)
 }
 
 fn digest_shard(execution: &Execution<'_>, dir: &Path, name: &str) -> Result<ArtifactFile, ExecuteError> {

@@ -13,6 +13,7 @@ mod layers;
 pub mod methods;
 mod parameters;
 mod plan;
+mod rows;
 mod simd;
 mod slices;
 mod sources;

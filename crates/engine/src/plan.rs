@@ -4,8 +4,10 @@
 
 mod drafts;
 mod summary;
+mod tokens;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::{Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable, layout_shards};
 use recipe::{FloatDtype, Problem, Recipe, Refusal};
@@ -14,10 +16,12 @@ use serde_json::{Value, json};
 use crate::check::{base_of, check};
 use crate::methods::{About, Merge, Method, TaskParameters};
 use crate::parameters::{self, Place};
+use crate::rows::Gather;
 use crate::slices::{Slice, slices};
 use crate::{Sources, layers};
 use drafts::{Draft, drafts};
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
+use tokens::Tokens;
 
 /// What the operator sets, not the recipe.
 #[derive(Debug, Clone)]
@@ -59,6 +63,10 @@ pub struct Plan {
     pub config: Value,
     /// The source whose config, tokenizer and generation files the output takes.
     pub(crate) donor: usize,
+    /// The source whose tokenizer files the output takes.
+    pub(crate) tokenizer_donor: usize,
+    /// A tokenizer made of several; without one the donor's is carried as it is.
+    pub(crate) tokenizer_json: Option<Value>,
     pub(crate) recipe: Value,
     pub(crate) models: Vec<String>,
     pub(crate) settings: Settings,
@@ -83,6 +91,8 @@ pub struct TaskInput {
     pub source: usize,
     pub name: String,
     pub place: TensorPlace,
+    /// How rows are found where the models' vocabularies differ.
+    pub rows: Option<Arc<Gather>>,
 }
 
 #[derive(Debug)]
@@ -102,9 +112,10 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
         Planner { recipe, sources, about: method.about(), slices: &slices, problems: Vec::new(), warnings };
     planner.architectures();
     let drafts = drafts(&mut planner);
-    let tasks = planner.tasks(method, &drafts);
+    let tokens = planner.merge_tokenizers();
+    let tasks = drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
     planner.refuse_if_any()?;
-    planner.finish(tasks, settings)
+    planner.finish(tasks, tokens, settings)
 }
 
 pub(crate) struct Planner<'a> {
@@ -151,16 +162,14 @@ impl Planner<'_> {
         }
     }
 
-    fn tasks(&mut self, method: &dyn Method, drafts: &[Draft]) -> Vec<TensorTask> {
-        drafts.iter().filter_map(|draft| self.task(method, draft)).collect()
-    }
-
-    fn task(&mut self, method: &dyn Method, draft: &Draft) -> Option<TensorTask> {
+    fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice];
-        self.same_shape(draft)?;
-        let shape = &draft.inputs[0].place.info.shape;
+        let (inputs, shape) = match tokens.filter(|tokens| tokens.concern(draft)) {
+            Some(tokens) => self.gather(tokens, draft)?,
+            None => (draft.inputs.clone(), self.same_shape(draft)?),
+        };
         let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
-        let place = Place { name: &draft.name, input_names: &names, t: draft.t, shape };
+        let place = Place { name: &draft.name, input_names: &names, t: draft.t, shape: &shape };
         let resolved =
             parameters::resolve(self.recipe, &self.about, self.slices, slice, base_of(&self.about, slice), &place);
         let parameters = resolved.map_err(|problem| self.problems.push(problem)).ok()?;
@@ -172,22 +181,14 @@ impl Planner<'_> {
                 return None;
             }
         };
-        let (dtype, work) = self.work(draft, merge)?;
-        Some(TensorTask {
-            name: draft.name.clone(),
-            dtype,
-            inputs: draft.inputs.clone(),
-            parameters,
-            work,
-            shard: 0,
-            start: 0,
-        })
+        let (dtype, work) = self.work(draft, &inputs, merge)?;
+        Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
     }
 
-    fn same_shape(&mut self, draft: &Draft) -> Option<()> {
+    fn same_shape(&mut self, draft: &Draft) -> Option<Vec<u64>> {
         let first = &draft.inputs[0].place.info.shape;
         if draft.inputs.iter().all(|i| i.place.info.shape == *first) {
-            return Some(());
+            return Some(first.clone());
         }
         let shapes: Vec<String> = draft
             .inputs
@@ -209,8 +210,8 @@ impl Planner<'_> {
         None
     }
 
-    fn work(&mut self, draft: &Draft, merge: Box<dyn Merge>) -> Option<(Dtype, Work)> {
-        let dtypes: Vec<Dtype> = draft.inputs.iter().map(|i| i.place.info.dtype).collect();
+    fn work(&mut self, draft: &Draft, inputs: &[TaskInput], merge: Box<dyn Merge>) -> Option<(Dtype, Work)> {
+        let dtypes: Vec<Dtype> = inputs.iter().map(|i| i.place.info.dtype).collect();
         if dtypes.iter().all(|d| !is_floating(*d)) {
             if dtypes.iter().any(|d| *d != dtypes[0]) {
                 self.dtype_error(draft, format!("has the dtypes {dtypes:?}; buffers must be the same in every model"));
@@ -221,6 +222,7 @@ impl Planner<'_> {
         let wanted = self.recipe.out_dtype.or(self.recipe.dtype).map(dtype_of);
         if let Some(input) = merge.copies()
             && wanted.is_none_or(|dtype| dtype == dtypes[input])
+            && inputs[input].rows.is_none()
         {
             return Some((dtypes[input], Work::Copy(input)));
         }
@@ -236,15 +238,20 @@ impl Planner<'_> {
         self.error(&pointer, "unsupported_dtype", format!("tensor {:?} {what}", draft.name));
     }
 
-    fn finish(self, mut tasks: Vec<TensorTask>, settings: &Settings) -> Result<Plan, Refusal> {
+    fn finish(self, mut tasks: Vec<TensorTask>, tokens: Option<Tokens>, settings: &Settings) -> Result<Plan, Refusal> {
         let shard_bytes = self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes);
         let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
         let shards = layout_shards(outputs, shard_bytes);
         place_tasks(&mut tasks, &shards);
         let recipe = serde_json::to_value(self.recipe).expect("a recipe is plain data");
         let seed = self.recipe.options.random_seed.unwrap_or_else(|| seed_of(&recipe));
-        let donor = self.recipe.base_model.as_ref().map_or(0, |base| self.sources.index_of(base));
-        let config = self.config(donor, &tasks);
+        let donor = self.donor();
+        let mut config = self.config(donor, &tasks);
+        let tokenizer_donor = tokens.as_ref().map_or(donor, |t| t.donor);
+        if let Some(tokens) = &tokens {
+            tokens.set_config(&mut config, &self.sources.list[tokenizer_donor].checkpoint.config);
+        }
+        let merged = tokens.filter(|t| !t.output.is_identity);
         let mut plan = Plan {
             about: self.about,
             tasks,
@@ -254,12 +261,19 @@ impl Planner<'_> {
             digest: String::new(),
             config,
             donor,
+            tokenizer_donor,
+            tokenizer_json: merged.map(|t| t.output.tokenizer_json.clone()),
             recipe,
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
             settings: settings.clone(),
         };
         plan.digest = digest(&plan, self.sources);
         Ok(plan)
+    }
+
+    /// Who gives config and generation files: the base, else the first model.
+    fn donor(&self) -> usize {
+        self.recipe.base_model.as_ref().map_or(0, |base| self.sources.index_of(base))
     }
 
     /// The donor's config with the depth, dtype and tied flag of what will be written.
@@ -382,6 +396,8 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,
+        "tokenizer": plan.tokenizer_json,
+        "carried": crate::artifact::carried_identity(plan, sources),
     });
     checkpoint::digest_bytes(identity.to_string().as_bytes())
 }

@@ -85,11 +85,17 @@ impl TensorInputs for Places<'_> {
     }
 
     fn dtype(&self, input: usize) -> Dtype {
-        self.task.inputs[input].place.info.dtype
+        let input = &self.task.inputs[input];
+        // gathered rows may come from models of several dtypes
+        if input.rows.is_some() { Dtype::F32 } else { input.place.info.dtype }
     }
 
     fn read(&self, input: usize, at: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
         let input = &self.task.inputs[input];
+        if let Some(rows) = &input.rows {
+            self.execution.stop_if_cancelled()?;
+            return rows.read(self.execution.sources, at, buffer);
+        }
         self.read_input(input, at * width(input.place.info.dtype), buffer)
     }
 }

@@ -203,7 +203,9 @@ fn inputs(
     let mut missing = Vec::new();
     for ((index, source), name) in sources.iter().zip(names) {
         match find(source, name) {
-            Some((name, place)) => inputs.push(TaskInput { source: *index, name: name.clone(), place: place.clone() }),
+            Some((name, place)) => {
+                inputs.push(TaskInput { source: *index, name: name.clone(), place: place.clone(), rows: None })
+            }
             None => missing.push((name, source.model.to_string())),
         }
     }
@@ -220,7 +222,8 @@ fn inputs(
     None
 }
 
-fn find<'a>(source: &'a Source, name: &str) -> Option<(&'a String, &'a checkpoint::TensorPlace)> {
+/// A tensor by its name, or the embedding that a tied head shares.
+pub(super) fn find<'a>(source: &'a Source, name: &str) -> Option<(&'a String, &'a checkpoint::TensorPlace)> {
     let tensors = &source.checkpoint.tensors;
     tensors.get_key_value(name).or_else(|| {
         let untied = source.checkpoint.config.get("tie_word_embeddings") == Some(&serde_json::Value::Bool(false));

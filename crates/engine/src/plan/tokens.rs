@@ -1,0 +1,149 @@
+//! The vocabulary of the output, where the recipe has a `tokenizer` section, and the rows of the tensors that follow it.
+
+use std::sync::Arc;
+
+use checkpoint::TensorPlace;
+use recipe::{TokenizerRecipe, TokenizerSource};
+use serde_json::{Value, json};
+use vocabulary::{OutputVocabulary, Tokenizer};
+
+use super::drafts::Draft;
+use super::{Planner, TaskInput, drafts};
+use crate::rows::Gather;
+use crate::{Source, layers};
+
+const SIZE_KEYS: &[&str] = &["/vocab_size", "/text_config/vocab_size"];
+const ID_KEYS: &[&str] = &["bos_token_id", "eos_token_id", "pad_token_id"];
+
+/// What the output's vocabulary tensors and tokenizer files follow.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    pub output: Arc<OutputVocabulary>,
+    /// Rows of the vocabulary tensors of each source.
+    rows: Vec<u32>,
+    /// The source whose tokenizer files are carried.
+    pub donor: usize,
+}
+
+impl Planner<'_> {
+    pub(super) fn merge_tokenizers(&mut self) -> Option<Tokens> {
+        let recipe = self.recipe.tokenizer.as_ref()?;
+        let base = self.donor();
+        let tokenizers: Vec<Option<Tokenizer>> = (0..self.sources.list.len()).map(|i| self.tokenizer(i)).collect();
+        let tokenizers: Vec<Tokenizer> = tokenizers.into_iter().collect::<Option<_>>()?;
+        match vocabulary::merge(recipe, &tokenizers, base) {
+            Ok(output) => {
+                for note in &output.notes {
+                    self.warnings.push(self.recipe.positions.problem("/tokenizer", "vocabulary", note));
+                }
+                let rows = tokenizers.iter().map(|t| t.rows).collect();
+                Some(Tokens { output: Arc::new(output), rows, donor: self.tokenizer_donor(recipe, base) })
+            }
+            Err(error) => {
+                self.error("/tokenizer", "invalid_vocabulary", error.to_string());
+                None
+            }
+        }
+    }
+
+    fn tokenizer_donor(&self, recipe: &TokenizerRecipe, base: usize) -> usize {
+        match &recipe.source {
+            TokenizerSource::Model(model) => self.sources.index_of(model),
+            TokenizerSource::Union | TokenizerSource::Base => base,
+        }
+    }
+
+    fn tokenizer(&mut self, index: usize) -> Option<Tokenizer> {
+        let source = &self.sources.list[index];
+        let model = source.model.to_string();
+        let found = source.checkpoint.json("tokenizer.json", &self.sources.access);
+        match (found, vocabulary_rows(source)) {
+            (Ok(Some(tokenizer_json)), Some(rows)) => {
+                Some(Tokenizer { model: source.model.clone(), tokenizer_json, rows })
+            }
+            (Ok(Some(_)), None) => {
+                self.error("/tokenizer", "invalid_checkpoint", format!("model {model:?} has no embedding that could be found by its name, so its rows cannot be aligned"));
+                None
+            }
+            (Ok(None), _) => {
+                self.error(
+                    "/tokenizer",
+                    "invalid_checkpoint",
+                    format!(
+                        "model {model:?} has no tokenizer.json, which the `tokenizer` section needs of every model"
+                    ),
+                );
+                None
+            }
+            (Err(error), _) => {
+                self.error("/tokenizer", "invalid_checkpoint", format!("model {model:?}: {error}"));
+                None
+            }
+        }
+    }
+
+    /// Makes the inputs of a vocabulary tensor read by token, and gives the shape that they then have.
+    pub(super) fn gather(&mut self, tokens: &Tokens, draft: &Draft) -> Option<(Vec<TaskInput>, Vec<u64>)> {
+        let places: Vec<Option<TensorPlace>> = self
+            .sources
+            .list
+            .iter()
+            .map(|source| drafts::find(source, &draft.name).map(|(_, place)| place.clone()))
+            .collect();
+        let places = Arc::new(places);
+        let rest: Vec<u64> = draft.inputs[0].place.info.shape[1..].to_vec();
+        let mut inputs = Vec::with_capacity(draft.inputs.len());
+        for input in &draft.inputs {
+            let gather = Gather::new(tokens.output.clone(), input.source, places.clone(), rest.iter().product());
+            for source in gather.sources() {
+                let shape = places[source].as_ref().map(|p| &p.info.shape[1..]);
+                if shape != Some(&rest[..]) {
+                    let model = self.sources.list[source].model.to_string();
+                    self.error(
+                        "/tokenizer",
+                        "shape_mismatch",
+                        format!(
+                            "rows of tensor {:?} are needed of model {model:?}, which has none of that width",
+                            draft.name
+                        ),
+                    );
+                    return None;
+                }
+            }
+            inputs.push(TaskInput { rows: Some(Arc::new(gather)), ..input.clone() });
+        }
+        let shape = std::iter::once(u64::from(tokens.output.rows)).chain(rest).collect();
+        Some((inputs, shape))
+    }
+}
+
+impl Tokens {
+    /// Whether a tensor's rows have to be gathered: they belong to tokens, and the models' tokens differ.
+    pub fn concern(&self, draft: &Draft) -> bool {
+        let is_full = |input: &TaskInput| input.place.info.shape.first() == Some(&u64::from(self.rows[input.source]));
+        !self.output.is_identity && layers::is_vocabulary(&draft.name) && draft.inputs.iter().all(is_full)
+    }
+
+    /// The size of the vocabulary, and where another model gives the tokenizer, its special tokens.
+    pub fn set_config(&self, config: &mut Value, donor_config: &Value) {
+        for key in SIZE_KEYS {
+            if let Some(size) = config.pointer_mut(key) {
+                *size = json!(self.output.rows);
+            }
+        }
+        for key in ID_KEYS {
+            if let Some(id) = donor_config.get(key) {
+                config[*key] = id.clone();
+            }
+        }
+    }
+}
+
+/// Rows of a source's embedding; its config may say less than the truth where they are padded.
+fn vocabulary_rows(source: &Source) -> Option<u32> {
+    let checkpoint = &source.checkpoint;
+    let embedding =
+        checkpoint.tensors.iter().find(|(name, _)| layers::is_vocabulary(name) && layers::is_before_layers(name));
+    let rows = embedding.and_then(|(_, place)| place.info.shape.first().copied());
+    rows.and_then(|rows| u32::try_from(rows).ok())
+}
