@@ -1,1 +1,62 @@
+//! The HTTP edge: a posted recipe becomes a job, and a job becomes JSON and event streams.
+//!
+//! Invariants: workers are reached through the database alone; whatever headers can tell of a recipe is told before a job
+//! exists; every error is a problem document, and none of them holds what belongs in the log.
 
+mod api;
+mod cancel_job;
+mod create_job;
+mod create_plan;
+mod event_object;
+mod event_stream;
+mod get_job;
+mod health;
+mod index;
+mod job_object;
+mod list_jobs;
+mod list_methods;
+mod merge_request;
+mod openapi;
+mod planning;
+mod problem;
+mod query;
+mod read_events;
+mod request_id;
+mod router;
+mod same_origin;
+#[cfg(test)]
+mod testing;
+mod timestamp;
+mod version;
+mod yaml;
+
+pub use api::{Api, ApiConfig};
+pub use openapi::openapi_yaml;
+pub use router::{router, serve};
+
+/// Named limits of a request.
+pub mod limits {
+    use std::ops::RangeInclusive;
+
+    /// Bytes of a request body.
+    pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+    /// Items of one page.
+    pub const PAGE_MAX: u32 = 100;
+    /// Items of one page where the query does not say.
+    pub const PAGE_DEFAULT: u32 = 20;
+    /// Pairs of `labels`, and of `metadata`.
+    pub const PAIRS_MAX: usize = 16;
+    /// Characters of a key of these.
+    pub const KEY_CHARS_MAX: usize = 64;
+    /// Characters of a value of these.
+    pub const VALUE_CHARS_MAX: usize = 512;
+    pub const ATTEMPTS: RangeInclusive<i64> = 1..=10;
+    pub const ATTEMPTS_DEFAULT: i64 = 3;
+    pub const PRIORITY: RangeInclusive<i64> = -1000..=1000;
+    /// Characters of an idempotency key.
+    pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
+    /// Characters of a request id that a client may choose.
+    pub const REQUEST_ID_CHARS_MAX: usize = 64;
+    /// Recipes planned at once; others wait. A plan holds the headers of its models in memory.
+    pub const PLANS_AT_ONCE_MAX: usize = 4;
+}

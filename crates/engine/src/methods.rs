@@ -157,6 +157,7 @@ pub enum Resolved {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskParameters {
     pub shape: Vec<u64>,
+    #[serde(skip)]
     pub inputs: usize,
     /// Which input is the base.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -32,6 +32,21 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The job that this key has made already; `None` for a new key. Saves a caller the checks that no longer hold once
+    /// the job has run, as that its output does not exist.
+    pub async fn replayed(&self, idempotency: &Idempotency) -> Result<Option<Job>> {
+        let reader = &self.shared.reader;
+        let Some(first) = sqlx::query(BY_KEY).bind(idempotency.key.as_str()).fetch_optional(reader).await? else {
+            return Ok(None);
+        };
+        if first.try_get::<String, _>("request_digest")? != idempotency.request_digest {
+            return Err(JobsError::IdempotencyMismatch);
+        }
+        self.job(&row::parsed(&first, "id")?).await
+    }
+}
+
 async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
     let now = write.now;
     let (key, digest) = job.idempotency.as_ref().map(|it| (it.key.as_str(), it.request_digest.as_str())).unzip();
@@ -85,6 +100,19 @@ mod tests {
             idempotency: Some(Idempotency { key: key.to_owned(), request_digest: request_digest.to_owned() }),
             ..new_job()
         }
+    }
+
+    #[tokio::test]
+    async fn a_key_finds_its_job_before_anything_is_written() {
+        on_each_database(async |fixture| {
+            let idempotency = |digest: &str| Idempotency { key: "k".to_owned(), request_digest: digest.to_owned() };
+            assert!(fixture.store.replayed(&idempotency("a")).await.unwrap().is_none());
+            let id = fixture.enqueue(keyed("k", "a")).await.id;
+            assert_eq!(fixture.store.replayed(&idempotency("a")).await.unwrap().unwrap().id, id);
+            let other = fixture.store.replayed(&idempotency("b")).await;
+            assert!(matches!(other, Err(JobsError::IdempotencyMismatch)));
+        })
+        .await;
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! `amalgam serve`: the API, with workers inside.
 
+use std::sync::Arc;
+
 use api::{Api, ApiConfig};
 use jobs::Store;
 use tokio::net::TcpListener;
@@ -38,7 +40,7 @@ impl Server {
         let address = listener.local_addr().map_err(Failure::failed)?;
         let store = open_store(&config).await?;
         let shutdown = CancellationToken::new();
-        let api = Api::new(store.clone(), api_config(&config, address.ip().is_loopback()), shutdown.clone());
+        let api = Api::new(store.clone(), Arc::new(api_config(&config, address.ip().is_loopback())), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {

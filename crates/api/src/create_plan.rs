@@ -1,0 +1,149 @@
+//! `POST /v1/plans`: what a job would do, in figures, without making one.
+
+use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
+use engine::PlanSummary;
+use utoipa::ToSchema;
+
+use crate::Api;
+use crate::merge_request::{MergeRequest, MergeRequestBody};
+use crate::planning;
+use crate::problem::{AnyProblem, Finding, ProblemDocument, Result};
+use crate::query::Pairs;
+
+/// A merge in figures.
+#[derive(ToSchema)]
+#[schema(as = Plan)]
+#[expect(dead_code, reason = "written down for the documentation; a test holds it to what the engine gives")]
+pub(crate) struct PlanBody {
+    method: String,
+    /// SHA-256 over everything that decides the output's bytes.
+    digest: String,
+    seed: u64,
+    /// Models in the order of the recipe.
+    models: Vec<String>,
+    tensors: u64,
+    /// Elements of all output tensors.
+    parameters: u64,
+    input_bytes: u64,
+    output_bytes: u64,
+    /// Buffers at most.
+    memory_bytes: u64,
+    /// Free space that the output needs.
+    disk_bytes: u64,
+    shards: Vec<ShardBody>,
+    warnings: Vec<Finding>,
+    /// Only with `tensors=true`.
+    tensor_tasks: Option<Vec<TensorBody>>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = PlannedShard)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct ShardBody {
+    file: String,
+    bytes: u64,
+    tensors: u64,
+}
+
+/// The making of one output tensor.
+#[derive(ToSchema)]
+#[schema(as = PlannedTensor)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct TensorBody {
+    name: String,
+    dtype: String,
+    /// Each `model:tensor`.
+    inputs: Vec<String>,
+    /// `copy` or `merge`.
+    work: String,
+    shape: Vec<u64>,
+    /// Which input is the base.
+    base: Option<u64>,
+    /// The parameters of the tensor.
+    #[schema(value_type = Object)]
+    shared: (),
+    /// The parameters of each input.
+    #[schema(value_type = Vec<Object>)]
+    each: (),
+}
+
+/// Plan a recipe without a job
+///
+/// The same bodies and the same refusals as a submit; nothing is stored.
+#[utoipa::path(
+    post,
+    path = "/v1/plans",
+    tag = "plans",
+    params(
+        ("tensors" = Option<bool>, Query, description = "List every output tensor with its parameters"),
+        ("output" = Option<String>, Query, description = "With a YAML body: as for a job"),
+        ("lenient" = Option<bool>, Query, description = "With a YAML body: unknown names in the recipe are warnings"),
+        ("priority" = Option<i64>, Query, description = "With a YAML body: as for a job, without effect"),
+        ("label" = Option<Vec<String>>, Query, description = "With a YAML body: as for a job, without effect"),
+    ),
+    request_body(
+        description = "The recipe as YAML, or a JSON object that holds it",
+        content(
+            (String = "application/yaml", example = json!("merge_method: linear\nmodels:\n  - model: org/base\n    parameters: {weight: 0.6}\n  - model: org/chat\n    parameters: {weight: 0.4}\ndtype: bfloat16\n")),
+            (MergeRequestBody = "application/json", example = json!({"recipe_yaml": "merge_method: passthrough\nmodels:\n  - model: org/base\n"})),
+        ),
+    ),
+    responses(
+        (status = 200, description = "The plan", body = PlanBody),
+        (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 422, description = "The recipe or its output is refused", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
+)]
+pub(crate) async fn create_plan(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    mut query: Pairs,
+    body: Bytes,
+) -> Result<Json<PlanSummary>> {
+    let with_tensors = query.take_flag("tensors")?;
+    let request = MergeRequest::read(&headers, &query, &body)?;
+    let (_, plan) = planning::plan(&api, request).await?;
+    Ok(Json(plan.summary(with_tensors)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::testing::{Fixture, RECIPE, assert_documented};
+
+    #[tokio::test]
+    async fn a_plan_writes_nothing() {
+        let fixture = Fixture::new().await;
+        let answer = fixture.post("/v1/plans", RECIPE).await;
+        assert_eq!(answer.status, 200);
+        let plan = answer.json();
+        assert_eq!((&plan["method"], &plan["tensors"]), (&"linear".into(), &5.into()));
+        assert_eq!(plan["tensor_tasks"], Value::Null);
+        assert_eq!(fixture.count().await, 0);
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_what_is_documented() {
+        let fixture = Fixture::new().await;
+        let plan = fixture.post("/v1/plans?tensors=true", RECIPE).await.json();
+        assert_documented::<PlanBody>(&plan);
+        assert_documented::<ShardBody>(&plan["shards"][0]);
+        assert_documented::<TensorBody>(&plan["tensor_tasks"][0]);
+    }
+
+    #[tokio::test]
+    async fn a_plan_is_refused_as_its_job_would_be() {
+        let fixture = Fixture::new().await;
+        for (path, recipe) in [("", "merge_method: liner\nmodels: [{model: a}]\n"), ("?output=../x", RECIPE)] {
+            let mut plan = fixture.post(&format!("/v1/plans{path}"), recipe).await.json();
+            let mut job = fixture.post(&format!("/v1/jobs{path}"), recipe).await.json();
+            (plan["request_id"], job["request_id"]) = (Value::Null, Value::Null);
+            assert_eq!((plan["status"].as_u64(), &plan), (Some(422), &job));
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! `GET /v1/jobs/{id}`.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use jobs::{Job, JobId, Store};
+
+use crate::Api;
+use crate::job_object::JobObject;
+use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+
+/// Read a job
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = String, Path, description = "The id of the job")),
+    responses(
+        (status = 200, description = "The job as it stands", body = JobObject),
+        (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
+)]
+pub(crate) async fn get_job(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<JobObject>> {
+    Ok(Json(JobObject::from(find(&api.store, &id).await?)))
+}
+
+/// What is no id names no job either.
+pub(crate) async fn find(store: &Store, id: &str) -> Result<Job> {
+    let unknown = || Problem::no_job(id);
+    let parsed = JobId::parse(id).map_err(|_| unknown())?;
+    store.job(&parsed).await?.ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use jobs::Phase;
+    use serde_json::json;
+
+    use crate::testing::Fixture;
+
+    #[tokio::test]
+    async fn a_running_job_tells_its_progress() {
+        let fixture = Fixture::new().await;
+        let id = fixture.submit().await;
+        let lease = fixture.claim().await;
+        fixture.progress(&lease, 25).await;
+        fixture.record(&lease, Phase::Merging).await;
+        let job = fixture.get(&format!("/v1/jobs/{id}")).await.json();
+        assert_eq!((&job["status"], &job["phase"], &job["attempt"]), (&json!("running"), &json!("merging"), &json!(1)));
+        assert_eq!(job["progress"]["fraction"], 0.25);
+        assert_eq!(job["worker"], lease.worker.as_str());
+        assert_eq!(job["last_event_id"], "3");
+    }
+
+    #[tokio::test]
+    async fn a_failed_job_tells_why() {
+        let fixture = Fixture::new().await;
+        let id = fixture.submit().await;
+        let lease = fixture.claim().await;
+        fixture.fail(&lease).await;
+        let job = fixture.get(&format!("/v1/jobs/{id}")).await.json();
+        assert_eq!(job["status"], "failed");
+        assert_eq!(
+            job["error"],
+            json!({"code": "disk_full", "message": "the disk is full", "retryable": true, "attempt": 1})
+        );
+    }
+}

@@ -1,0 +1,228 @@
+//! A job as clients see it.
+
+use jobs::{Job, JobFailure};
+use serde::Serialize;
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use crate::timestamp::rfc3339;
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
+pub(crate) struct JobObject {
+    #[schema(example = "job_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
+    id: String,
+    /// Always `job`.
+    object: &'static str,
+    status: Status,
+    /// Known while the job is running.
+    phase: Option<Phase>,
+    method: String,
+    /// As posted; an object as JSON text.
+    recipe: String,
+    recipe_format: RecipeFormat,
+    lenient: bool,
+    /// Where the artifact goes: `kind`, and `path` where one was given.
+    #[schema(value_type = Object)]
+    output: Value,
+    #[schema(value_type = Object)]
+    labels: Map<String, Value>,
+    #[schema(value_type = Object)]
+    metadata: Map<String, Value>,
+    /// Higher goes first.
+    priority: i64,
+    /// How often a worker began it.
+    attempt: i64,
+    max_attempts: i64,
+    /// What the worker last reported.
+    progress: Option<ProgressObject>,
+    /// Why a failed job failed.
+    error: Option<ErrorObject>,
+    /// The artifact at its target.
+    #[schema(value_type = Option<Object>)]
+    publication: Option<Value>,
+    plan_digest: Option<String>,
+    /// Who holds its lease, or held it last.
+    worker: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    started_at: Option<String>,
+    #[schema(format = DateTime)]
+    finished_at: Option<String>,
+    #[schema(format = DateTime)]
+    cancel_requested_at: Option<String>,
+    /// The id of its newest event.
+    #[schema(example = "1")]
+    last_event_id: String,
+    links: Links,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[schema(as = JobStatus)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Status {
+    Queued,
+    Running,
+    /// Running, and its worker was asked to stop.
+    Cancelling,
+    Succeeded,
+    Failed,
+    Cancelled,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Phase {
+    Fetching,
+    Planning,
+    Merging,
+    Publishing,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RecipeFormat {
+    Yaml,
+    Json,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Progress)]
+pub(crate) struct ProgressObject {
+    /// From 0 to 1, by bytes.
+    fraction: f64,
+    tensors_done: u64,
+    tensors_total: u64,
+    bytes_done: u64,
+    bytes_total: u64,
+    phase: Phase,
+    #[schema(format = DateTime)]
+    updated_at: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = JobError)]
+pub(crate) struct ErrorObject {
+    /// A word for programs.
+    code: String,
+    /// A sentence for people.
+    message: String,
+    retryable: bool,
+    attempt: i64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Links {
+    #[serde(rename = "self")]
+    itself: String,
+    events: String,
+    cancel: String,
+}
+
+impl From<Job> for JobObject {
+    fn from(job: Job) -> Self {
+        Self {
+            status: Status::of(&job),
+            links: Links::of(&job),
+            id: job.id.into(),
+            object: "job",
+            phase: job.phase.map(Phase::from),
+            method: job.method,
+            recipe: job.recipe,
+            recipe_format: RecipeFormat::from(job.recipe_format),
+            lenient: job.lenient,
+            output: job.output,
+            labels: job.labels,
+            metadata: job.metadata,
+            priority: job.priority,
+            attempt: job.attempt,
+            max_attempts: job.max_attempts,
+            progress: job.progress.as_ref().map(ProgressObject::from),
+            error: job.error.map(ErrorObject::from),
+            publication: job.publication,
+            plan_digest: job.plan_digest,
+            worker: job.worker,
+            created_at: rfc3339(job.created_at),
+            started_at: job.started_at.map(rfc3339),
+            finished_at: job.finished_at.map(rfc3339),
+            cancel_requested_at: job.cancel_requested_at.map(rfc3339),
+            last_event_id: job.last_seq.to_string(),
+        }
+    }
+}
+
+impl Status {
+    fn of(job: &Job) -> Self {
+        match job.status {
+            jobs::Status::Queued => Self::Queued,
+            jobs::Status::Running if job.is_cancelling() => Self::Cancelling,
+            jobs::Status::Running => Self::Running,
+            jobs::Status::Succeeded => Self::Succeeded,
+            jobs::Status::Failed => Self::Failed,
+            jobs::Status::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl Links {
+    fn of(job: &Job) -> Self {
+        let itself = format!("/v1/jobs/{}", job.id);
+        Self { events: format!("{itself}/events"), cancel: format!("{itself}/cancel"), itself }
+    }
+}
+
+impl From<jobs::Phase> for Phase {
+    fn from(phase: jobs::Phase) -> Self {
+        match phase {
+            jobs::Phase::Fetching => Self::Fetching,
+            jobs::Phase::Planning => Self::Planning,
+            jobs::Phase::Merging => Self::Merging,
+            jobs::Phase::Publishing => Self::Publishing,
+        }
+    }
+}
+
+impl From<jobs::RecipeFormat> for RecipeFormat {
+    fn from(format: jobs::RecipeFormat) -> Self {
+        match format {
+            jobs::RecipeFormat::Yaml => Self::Yaml,
+            jobs::RecipeFormat::Json => Self::Json,
+        }
+    }
+}
+
+impl From<&jobs::Progress> for ProgressObject {
+    fn from(progress: &jobs::Progress) -> Self {
+        Self {
+            fraction: fraction(progress.bytes_done, progress.bytes_total),
+            tensors_done: progress.tensors_done,
+            tensors_total: progress.tensors_total,
+            bytes_done: progress.bytes_done,
+            bytes_total: progress.bytes_total,
+            phase: Phase::from(progress.phase),
+            updated_at: rfc3339(progress.updated_at),
+        }
+    }
+}
+
+fn fraction(done: u64, total: u64) -> f64 {
+    if total == 0 { 0.0 } else { (done as f64 / total as f64).min(1.0) }
+}
+
+impl From<JobFailure> for ErrorObject {
+    fn from(failure: JobFailure) -> Self {
+        let JobFailure { code, message, retryable, attempt } = failure;
+        Self { code, message, retryable, attempt }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fraction;
+
+    #[test]
+    fn a_fraction_lies_between_0_and_1() {
+        assert_eq!([fraction(0, 0), fraction(5, 0), fraction(1, 4), fraction(5, 4)], [0.0, 0.0, 0.25, 1.0]);
+    }
+}

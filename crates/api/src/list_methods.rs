@@ -1,0 +1,99 @@
+//! `GET /v1/methods`: what a recipe may name, and what each method takes.
+
+use axum::Json;
+use engine::methods::{About, METHODS};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::problem::AnyProblem;
+
+#[derive(Serialize)]
+pub(crate) struct MethodList {
+    object: &'static str,
+    data: Vec<About>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = MethodList)]
+#[expect(dead_code, reason = "written down for the documentation; a test holds it to what the engine gives")]
+pub(crate) struct MethodListBody {
+    /// Always `list`.
+    object: String,
+    data: Vec<MethodBody>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = Method)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct MethodBody {
+    /// What a recipe says.
+    #[schema(example = "slerp")]
+    name: String,
+    title: String,
+    formula: String,
+    /// Paper or source of the formula.
+    source: String,
+    advice: String,
+    inputs: InputsBody,
+    parameters: Vec<ParameterBody>,
+}
+
+/// How many inputs a tensor may have, the base counted.
+#[derive(ToSchema)]
+#[schema(as = MethodInputs)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct InputsBody {
+    /// `ordinary`, `first_by_default` or `required`.
+    base: String,
+    min: u64,
+    max: Option<u64>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = MethodParameter)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct ParameterBody {
+    name: String,
+    /// `number` or `boolean`.
+    kind: String,
+    /// `shared`, `each_input` or `each_input_but_base`.
+    scope: String,
+    /// `required`, `absent`, or an object of one key: `number`, `boolean` or `when_set_nowhere`.
+    #[schema(value_type = Value)]
+    default: (),
+    /// Inclusive bounds.
+    #[schema(value_type = Option<Vec<f64>>)]
+    range: (),
+    about: String,
+}
+
+/// List the merge methods
+#[utoipa::path(
+    get,
+    path = "/v1/methods",
+    tag = "plans",
+    responses((status = 200, description = "Every method", body = MethodListBody), AnyProblem)
+)]
+pub(crate) async fn list_methods() -> Json<MethodList> {
+    Json(MethodList { object: "list", data: METHODS.iter().map(|method| method.about()).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, assert_documented};
+
+    #[tokio::test]
+    async fn every_method_is_listed_as_documented() {
+        let fixture = Fixture::new().await;
+        let body = fixture.get("/v1/methods").await.json();
+        assert_documented::<MethodListBody>(&body);
+        let methods = body["data"].as_array().unwrap();
+        assert_eq!(methods.len(), METHODS.len());
+        for method in methods {
+            assert_documented::<MethodBody>(method);
+            assert_documented::<InputsBody>(&method["inputs"]);
+            method["parameters"].as_array().unwrap().iter().for_each(assert_documented::<ParameterBody>);
+        }
+    }
+}

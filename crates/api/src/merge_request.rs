@@ -1,0 +1,398 @@
+//! What is posted to make a job or a plan: a raw recipe with options in the query, or a JSON object that holds both.
+//!
+//! Both forms become one map of options, so that they know the same options and refuse the same mistakes.
+
+use axum::http::{HeaderMap, header};
+use jobs::RecipeFormat;
+use recipe::{Recipe, Refusal};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+
+use crate::limits::{ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, VALUE_CHARS_MAX};
+use crate::problem::{Code, Finding, Problem, Result};
+use crate::query::Pairs;
+
+const YAML_TYPES: [&str; 3] = ["application/yaml", "text/yaml", "application/x-yaml"];
+const QUERY_KEYS: [&str; 4] = ["output", "lenient", "priority", "label"];
+const BODY_KEYS: [&str; 8] =
+    ["recipe", "recipe_yaml", "output", "labels", "metadata", "lenient", "priority", "max_attempts"];
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct MergeRequest {
+    pub(crate) recipe: PostedRecipe,
+    /// The folder as given; `None` for one of the worker's choice.
+    pub(crate) output: Option<String>,
+    pub(crate) labels: Map<String, Value>,
+    pub(crate) metadata: Map<String, Value>,
+    pub(crate) lenient: bool,
+    pub(crate) priority: i64,
+    pub(crate) max_attempts: i64,
+    /// Equal requests have equal digests.
+    pub(crate) digest: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum PostedRecipe {
+    Yaml(String),
+    Json(Value),
+}
+
+impl PostedRecipe {
+    pub(crate) fn parse(&self, lenient: bool) -> Result<Recipe, Refusal> {
+        match self {
+            Self::Yaml(text) => Recipe::parse(text, lenient),
+            Self::Json(value) => Recipe::from_json(value, lenient),
+        }
+    }
+
+    pub(crate) fn into_text(self) -> (String, RecipeFormat) {
+        match self {
+            Self::Yaml(text) => (text, RecipeFormat::Yaml),
+            Self::Json(value) => (value.to_string(), RecipeFormat::Json),
+        }
+    }
+}
+
+impl MergeRequest {
+    pub(crate) fn read(headers: &HeaderMap, query: &Pairs, body: &[u8]) -> Result<Self> {
+        let media_type = media_type(headers);
+        let map = match media_type.as_str() {
+            "application/json" => json_body(query, body)?,
+            yaml if YAML_TYPES.contains(&yaml) => yaml_body(query, body)?,
+            other => return Err(unsupported(other)),
+        };
+        decode(map, digest(&media_type, query, body))
+    }
+}
+
+fn media_type(headers: &HeaderMap) -> String {
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn unsupported(found: &str) -> Problem {
+    let found = if found.is_empty() { "no content type".to_owned() } else { format!("content type {found:?}") };
+    let detail = format!(
+        "{found} is not taken; send a recipe with the header `Content-Type: application/yaml` \
+         (curl: -H 'Content-Type: application/yaml' --data-binary @recipe.yaml), or an object as `application/json`"
+    );
+    Problem::new(Code::UnsupportedMediaType, detail)
+}
+
+fn digest(media_type: &str, query: &Pairs, body: &[u8]) -> String {
+    let pairs: Vec<_> = query.iter().collect();
+    let head = json!([media_type, pairs]).to_string();
+    checkpoint::digest_bytes(&[head.as_bytes(), b"\n", body].concat())
+}
+
+fn json_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
+    query.only(&[])?;
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(map)) => Ok(map),
+        Ok(_) => {
+            Err(invalid(vec![Finding::at("", "invalid_value", "the body is not an object; write {\"recipe\": {...}}")]))
+        }
+        Err(error) => Err(Problem::new(Code::MalformedBody, format!("the body is no JSON: {error}"))),
+    }
+}
+
+fn yaml_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
+    query.only(&QUERY_KEYS)?;
+    let text = str::from_utf8(body).map_err(|error| {
+        Problem::new(Code::MalformedBody, format!("the recipe is no UTF-8 from byte {} on", error.valid_up_to()))
+    })?;
+    let mut map = Map::new();
+    map.insert("recipe_yaml".to_owned(), json!(text));
+    if let Some(output) = query.parsed::<String>("output")? {
+        map.insert("output".to_owned(), json!(output));
+    }
+    if let Some(lenient) = query.parsed::<bool>("lenient")? {
+        map.insert("lenient".to_owned(), json!(lenient));
+    }
+    if let Some(priority) = query.parsed::<i64>("priority")? {
+        map.insert("priority".to_owned(), json!(priority));
+    }
+    map.insert("labels".to_owned(), Value::Object(labels(query)?));
+    Ok(map)
+}
+
+fn labels(query: &Pairs) -> Result<Map<String, Value>> {
+    let pair = |text: &str| {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Problem::new(Code::InvalidQuery, format!("query parameter `label` is {text:?}; write `label=key=value`"))
+        })?;
+        Ok((key.to_owned(), json!(value)))
+    };
+    query.all("label").map(pair).collect()
+}
+
+fn invalid(findings: Vec<Finding>) -> Problem {
+    let detail = match findings.as_slice() {
+        [only] => only.detail.clone(),
+        many => format!("{} errors in the request; `errors` has each with its place", many.len()),
+    };
+    Problem::new(Code::InvalidRequest, detail).with_errors(findings)
+}
+
+fn decode(map: Map<String, Value>, digest: String) -> Result<MergeRequest> {
+    let mut decoder = Decoder { map, findings: Vec::new() };
+    decoder.unknown_keys();
+    let recipe = decoder.recipe();
+    let request = MergeRequest {
+        recipe: recipe.unwrap_or(PostedRecipe::Json(Value::Null)),
+        output: decoder.output(),
+        labels: decoder.pairs("labels"),
+        metadata: decoder.pairs("metadata"),
+        lenient: decoder.flag("lenient"),
+        priority: decoder.integer("priority", PRIORITY, 0),
+        max_attempts: decoder.integer("max_attempts", ATTEMPTS, ATTEMPTS_DEFAULT),
+        digest,
+    };
+    if decoder.findings.is_empty() { Ok(request) } else { Err(invalid(decoder.findings)) }
+}
+
+/// Takes the map apart, noting every mistake. What is mistaken reads as if absent.
+struct Decoder {
+    map: Map<String, Value>,
+    findings: Vec<Finding>,
+}
+
+impl Decoder {
+    fn error(&mut self, pointer: impl Into<String>, code: &str, detail: impl Into<String>) {
+        self.findings.push(Finding::at(pointer, code, detail));
+    }
+
+    /// `null` is as good as absent.
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.map.shift_remove(key).filter(|value| !value.is_null())
+    }
+
+    fn unknown_keys(&mut self) {
+        let unknown: Vec<String> = self.map.keys().filter(|k| !BODY_KEYS.contains(&k.as_str())).cloned().collect();
+        // as many as a recipe may have problems, whatever was posted
+        for key in unknown.into_iter().take(recipe::limits::PROBLEMS_MAX) {
+            let advice = match recipe::nearest(&key, BODY_KEYS) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("there are {}", BODY_KEYS.join(", ")),
+            };
+            self.error(format!("/{}", escape(&key)), "unknown_key", format!("unknown key `{key}`; {advice}"));
+        }
+    }
+
+    fn recipe(&mut self) -> Option<PostedRecipe> {
+        match (self.take("recipe"), self.take("recipe_yaml")) {
+            (Some(value @ Value::Object(_)), None) => return Some(PostedRecipe::Json(value)),
+            (None, Some(Value::String(text))) => return Some(PostedRecipe::Yaml(text)),
+            (Some(_), Some(_)) => {
+                self.error("/recipe_yaml", "invalid_value", "`recipe` and `recipe_yaml` are both there; keep one")
+            }
+            (Some(_), None) => {
+                self.error("/recipe", "invalid_value", "`recipe` is an object; YAML text goes into `recipe_yaml`")
+            }
+            (None, Some(_)) => self.error("/recipe_yaml", "invalid_value", "`recipe_yaml` is a text"),
+            (None, None) => {
+                self.error("", "missing", "no recipe; give it as an object in `recipe` or as text in `recipe_yaml`")
+            }
+        }
+        None
+    }
+
+    fn output(&mut self) -> Option<String> {
+        match self.take("output")? {
+            Value::String(path) => return Some(path),
+            Value::Object(output) => return self.output_object(output),
+            _ => self.error(
+                "/output",
+                "invalid_value",
+                "`output` is a path or {\"kind\": \"folder\", \"path\": \"...\"}",
+            ),
+        }
+        None
+    }
+
+    fn output_object(&mut self, mut output: Map<String, Value>) -> Option<String> {
+        let kind = output.shift_remove("kind");
+        let path = output.shift_remove("path").filter(|path| !path.is_null());
+        if kind != Some(json!("folder")) {
+            self.error("/output/kind", "invalid_value", "`kind` is \"folder\", the one kind of output there is");
+        }
+        if let Some(key) = output.keys().next() {
+            let pointer = format!("/output/{}", escape(key));
+            self.error(pointer, "unknown_key", format!("unknown key `{key}`; there are kind, path"));
+        }
+        match path? {
+            Value::String(path) => return Some(path),
+            _ => self.error("/output/path", "invalid_value", "`path` is a text"),
+        }
+        None
+    }
+
+    fn pairs(&mut self, key: &str) -> Map<String, Value> {
+        let map = match self.take(key) {
+            None => return Map::new(),
+            Some(Value::Object(map)) => map,
+            Some(_) => {
+                self.error(format!("/{key}"), "invalid_value", format!("`{key}` is an object of texts"));
+                return Map::new();
+            }
+        };
+        if map.len() > PAIRS_MAX {
+            let detail = format!("`{key}` has {} pairs; it may have {PAIRS_MAX}", map.len());
+            self.error(format!("/{key}"), "too_many", detail);
+            return Map::new();
+        }
+        map.iter().for_each(|(name, value)| self.pair(key, name, value));
+        map
+    }
+
+    fn pair(&mut self, key: &str, name: &str, value: &Value) {
+        let pointer = format!("/{key}/{}", escape(name));
+        if name.is_empty() || name.chars().count() > KEY_CHARS_MAX {
+            self.error(&pointer, "invalid_value", format!("a key of `{key}` has 1 to {KEY_CHARS_MAX} characters"));
+        }
+        if value.as_str().is_none_or(|text| text.chars().count() > VALUE_CHARS_MAX) {
+            let detail = format!("a value of `{key}` is a text of at most {VALUE_CHARS_MAX} characters");
+            self.error(&pointer, "invalid_value", detail);
+        }
+    }
+
+    fn flag(&mut self, key: &str) -> bool {
+        match self.take(key) {
+            None => false,
+            Some(Value::Bool(flag)) => flag,
+            Some(_) => {
+                self.error(format!("/{key}"), "invalid_value", format!("`{key}` is true or false"));
+                false
+            }
+        }
+    }
+
+    fn integer(&mut self, key: &str, range: std::ops::RangeInclusive<i64>, default: i64) -> i64 {
+        let Some(value) = self.take(key) else { return default };
+        if let Some(number) = value.as_i64().filter(|n| range.contains(n)) {
+            return number;
+        }
+        let detail = format!("`{key}` is {value}; it is a whole number from {} to {}", range.start(), range.end());
+        self.error(format!("/{key}"), "invalid_value", detail);
+        default
+    }
+}
+
+/// One key of a JSON pointer, escaped as RFC 6901 asks.
+fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+/// A recipe and what belongs to it. Exactly one of `recipe` and `recipe_yaml` is there.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "written down for the documentation; the decoder reads it key by key")]
+pub(crate) struct MergeRequestBody {
+    /// The recipe as an object.
+    #[schema(value_type = Option<Object>)]
+    recipe: Option<Value>,
+    /// The recipe as YAML text; errors then have line and column.
+    recipe_yaml: Option<String>,
+    /// Where the artifact goes: a folder below an output root of the server that does not exist yet.
+    output: Option<OutputBody>,
+    /// At most 16 pairs; keys of 64 characters, values of 512.
+    labels: Option<std::collections::BTreeMap<String, String>>,
+    /// At most 16 pairs; keys of 64 characters, values of 512.
+    metadata: Option<std::collections::BTreeMap<String, String>>,
+    /// Unknown names in the recipe are warnings.
+    #[schema(default = false)]
+    lenient: Option<bool>,
+    /// Higher goes first.
+    #[schema(minimum = -1000, maximum = 1000, default = 0)]
+    priority: Option<i64>,
+    #[schema(minimum = 1, maximum = 10, default = 3)]
+    max_attempts: Option<i64>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) enum OutputBody {
+    Path(String),
+    Folder(FolderBody),
+}
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct FolderBody {
+    #[schema(example = "folder")]
+    kind: String,
+    path: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Fixture, RECIPE, YAML};
+
+    #[test]
+    fn the_documented_keys_are_the_decoded_ones() {
+        let schema = serde_json::to_value(<MergeRequestBody as utoipa::PartialSchema>::schema()).unwrap();
+        let documented: Vec<&String> = schema["properties"].as_object().unwrap().keys().collect();
+        assert!(
+            BODY_KEYS.iter().all(|key| documented.contains(&&key.to_string())) && documented.len() == BODY_KEYS.len()
+        );
+    }
+
+    #[tokio::test]
+    async fn a_form_is_refused_with_the_header_to_send() {
+        let fixture = Fixture::new().await;
+        for content_type in ["application/x-www-form-urlencoded", "text/plain", ""] {
+            let answer = fixture.post_as("/v1/jobs", content_type, RECIPE).await;
+            assert_eq!(answer.status, 415, "{content_type}");
+            assert!(answer.json()["detail"].as_str().unwrap().contains("Content-Type: application/yaml"));
+        }
+        for content_type in ["text/yaml", "application/x-yaml", "Application/YAML; charset=utf-8"] {
+            assert_eq!(fixture.post_as("/v1/plans", content_type, RECIPE).await.status, 200, "{content_type}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_mistake_beside_the_recipe_is_told_at_once() {
+        let fixture = Fixture::new().await;
+        let pairs: Map<String, Value> = (0..17).map(|i| (i.to_string(), json!("v"))).collect();
+        let body = json!({
+            "recipe_yml": RECIPE, "output": {"kind": "hub", "repo": "a/b"}, "labels": {"a/b": 1}, "metadata": pairs,
+            "lenient": "yes", "priority": 1.5, "max_attempts": 11,
+        });
+        let answer = fixture.post_json("/v1/jobs", &body).await;
+        assert_eq!(answer.status, 422);
+        let body = answer.json();
+        let found: Vec<[&str; 2]> = body["errors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|e| [e["pointer"].as_str().unwrap(), e["code"].as_str().unwrap()])
+            .collect();
+        assert_eq!(
+            found,
+            [
+                ["/recipe_yml", "unknown_key"],
+                ["", "missing"],
+                ["/output/kind", "invalid_value"],
+                ["/output/repo", "unknown_key"],
+                ["/labels/a~1b", "invalid_value"],
+                ["/metadata", "too_many"],
+                ["/lenient", "invalid_value"],
+                ["/priority", "invalid_value"],
+                ["/max_attempts", "invalid_value"],
+            ]
+        );
+        assert_eq!(body["errors"][0]["detail"], "unknown key `recipe_yml`; did you mean `recipe_yaml`?");
+    }
+
+    #[tokio::test]
+    async fn a_mistaken_query_is_refused() {
+        let fixture = Fixture::new().await;
+        for query in ["lenint=true", "lenient=maybe", "priority=high", "label=k", "output=a&output=b", "max_attempts=2"]
+        {
+            let answer = fixture.post_as(&format!("/v1/jobs?{query}"), YAML, RECIPE).await;
+            assert_eq!(answer.status, 400, "{query}");
+            assert_eq!(answer.json()["code"], "invalid_query", "{query}");
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The contract, generated from the handlers, and `GET /openapi.yaml`.
+
+use axum::{http::header, response::IntoResponse};
+use utoipa::OpenApi;
+
+use crate::problem::AnyProblem;
+use crate::router::routes;
+use crate::yaml::to_yaml;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Amalgam",
+        description = "Merges language models: post a recipe, follow the job, find the merged model.\n\nEvery error is an `application/problem+json` document, and every answer has an `X-Request-Id`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    servers((url = "/")),
+    tags(
+        (name = "jobs", description = "Merges, from recipe to publication"),
+        (name = "plans", description = "What a merge would do, and what it can do"),
+        (name = "server", description = "The server itself"),
+    )
+)]
+pub(crate) struct Document;
+
+/// The OpenAPI 3.1 document of the service. The same for every call.
+pub fn openapi_yaml() -> String {
+    let document = serde_json::to_value(routes().into_openapi()).expect("an OpenAPI document is plain data");
+    to_yaml(&document)
+}
+
+/// The contract of this service
+#[utoipa::path(
+    get,
+    path = "/openapi.yaml",
+    tag = "server",
+    responses((status = 200, description = "This document", body = String, content_type = "application/yaml"), AnyProblem)
+)]
+pub(crate) async fn openapi() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/yaml")], openapi_yaml())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn committed_openapi_is_current() {
+        let path = testkit::workspace().join("openapi.yaml");
+        let current = openapi_yaml();
+        if std::env::var_os("UPDATE_OPENAPI").is_some() {
+            std::fs::write(&path, &current).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == current, "openapi.yaml is out of date: run UPDATE_OPENAPI=1 cargo test -p api");
+    }
+
+    #[test]
+    fn the_contract_reads_back_as_generated() {
+        let read: Value = serde_yaml::from_str(&openapi_yaml()).unwrap();
+        assert_eq!(read, serde_json::to_value(routes().into_openapi()).unwrap());
+        assert_eq!(read["openapi"], "3.1.0");
+    }
+
+    #[test]
+    fn every_reference_is_defined() {
+        let document = serde_json::to_value(routes().into_openapi()).unwrap();
+        let mut references = BTreeSet::new();
+        collect(&document, &mut references);
+        assert!(references.contains("#/components/schemas/ProblemDocument"));
+        for reference in references {
+            assert!(document.pointer(&reference[1..]).is_some(), "{reference}");
+        }
+    }
+
+    fn collect(value: &Value, references: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(map) => {
+                references.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                map.values().for_each(|value| collect(value, references));
+            }
+            Value::Array(list) => list.iter().for_each(|value| collect(value, references)),
+            _ => {}
+        }
+    }
+}

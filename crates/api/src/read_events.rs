@@ -1,0 +1,157 @@
+//! `GET /v1/jobs/{id}/events`: the log of a job as a list, or as a stream that goes on until the job ends.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use jobs::Job;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::Api;
+use crate::event_object::EventObject;
+use crate::event_stream;
+use crate::get_job::find;
+use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
+use crate::query::Pairs;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+#[derive(Serialize, ToSchema)]
+pub(crate) struct EventList {
+    /// Always `list`.
+    object: &'static str,
+    data: Vec<EventObject>,
+    has_more: bool,
+    /// For `after`, to read on; null when nothing follows yet.
+    next_cursor: Option<String>,
+}
+
+/// Read or follow the events of a job
+///
+/// With `Accept: text/event-stream` the answer is a stream: first `snapshot` with the job, then every event after
+/// `Last-Event-ID` or `after` with its id, between them `progress` without id at most twice a second, and after the last
+/// event `end` with the job. A stream that is cut is resumed by its last id; after the end that is answered with 204.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    tag = "jobs",
+    params(
+        ("id" = String, Path, description = "The id of the job"),
+        ("after" = Option<i64>, Query, description = "Only events after this id"),
+        ("limit" = Option<u32>, Query, description = "1 to 100, else 20; of the list alone"),
+        ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, which it overrides; of the stream alone"),
+    ),
+    responses(
+        (status = 200, description = "The events, oldest first", content(
+            (EventList = "application/json"),
+            (String = "text/event-stream", example = json!("retry: 3000\nevent: snapshot\ndata: {\"id\":\"job_...\"}\n\nid: 1\nevent: queued\ndata: {\"id\":\"1\"}\n\nevent: end\ndata: {\"id\":\"job_...\"}\n\n")),
+        )),
+        (status = 204, description = "The job has ended and the client has its whole log: do not reconnect"),
+        (status = 400, description = "The query or `Last-Event-ID` cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
+)]
+pub(crate) async fn read_events(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    query: Pairs,
+) -> Result<Response> {
+    query.only(&["after", "limit"])?;
+    let job = find(&api.store, &id).await?;
+    if wants_stream(&headers) { stream(api, job, &headers, &query) } else { list(api, job, &query).await }
+}
+
+fn wants_stream(headers: &HeaderMap) -> bool {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(',')).map(|part| part.split(';').next().unwrap_or_default());
+    types.any(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+async fn list(api: Api, job: Job, query: &Pairs) -> Result<Response> {
+    let limit = query.limit()?;
+    // one more than asked tells whether there is a next page
+    let mut events = api.store.events(&job.id, after(query)?, limit + 1).await?;
+    let has_more = events.len() > limit as usize;
+    events.truncate(limit as usize);
+    let next_cursor = events.last().filter(|_| has_more).map(|event| event.seq.to_string());
+    let data = events.into_iter().map(EventObject::from).collect();
+    Ok(Json(EventList { object: "list", data, has_more, next_cursor }).into_response())
+}
+
+fn stream(api: Api, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
+    let after = match headers.get(LAST_EVENT_ID) {
+        Some(value) => last_event_id(value.to_str().unwrap_or_default(), job.last_seq)?,
+        None => after(query)?,
+    };
+    if job.status.is_terminal() && after >= job.last_seq {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    Ok(event_stream::respond(api, job, after))
+}
+
+fn after(query: &Pairs) -> Result<i64> {
+    let after = query.parsed::<i64>("after")?.unwrap_or(0);
+    if after >= 0 {
+        return Ok(after);
+    }
+    Err(Problem::new(Code::InvalidQuery, "query parameter `after` is the id of an event, or 0"))
+}
+
+/// An id that no event of this job has yet cannot have been read from its stream.
+fn last_event_id(text: &str, newest: i64) -> Result<i64> {
+    match text.parse() {
+        Ok(seq) if (0..=newest).contains(&seq) => Ok(seq),
+        _ => Err(Problem::new(Code::InvalidHeader, "`Last-Event-ID` is not the id of an event of this job")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Method;
+
+    use crate::testing::Fixture;
+
+    #[tokio::test]
+    async fn lists_of_events_join_to_the_whole_log() {
+        let fixture = Fixture::new().await;
+        let id = fixture.submit().await;
+        let lease = fixture.claim().await;
+        fixture.succeed(&lease).await;
+        let mut kinds = Vec::new();
+        let mut after = "0".to_owned();
+        loop {
+            let page = fixture.get(&format!("/v1/jobs/{id}/events?limit=1&after={after}")).await.json();
+            kinds.push(page["data"][0]["type"].as_str().unwrap().to_owned());
+            let Some(next) = page["next_cursor"].as_str() else { break };
+            after = next.to_owned();
+        }
+        assert_eq!(kinds, ["queued", "started", "succeeded"]);
+    }
+
+    #[tokio::test]
+    async fn an_event_has_its_public_shape() {
+        let fixture = Fixture::new().await;
+        let id = fixture.submit().await;
+        let body = fixture.get(&format!("/v1/jobs/{id}/events")).await.json();
+        insta::with_settings!({filters => vec![
+            (r"job_[0-9a-f]{32}", "[job]"), (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
+        ]}, { insta::assert_json_snapshot!(body) });
+    }
+
+    #[tokio::test]
+    async fn an_id_that_no_event_has_is_refused() {
+        let fixture = Fixture::new().await;
+        let path = format!("/v1/jobs/{}/events", fixture.submit().await);
+        for id in ["-1", "2", "x", "", "1.0", "99999999999999999999"] {
+            let headers = [("accept", "text/event-stream"), ("last-event-id", id)];
+            let answer = fixture.send(Method::GET, &path, &headers, "").await;
+            assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("invalid_header")), "{id:?}");
+        }
+        assert_eq!(fixture.get(&format!("{path}?after=-1")).await.status, 400);
+    }
+}

@@ -1,0 +1,88 @@
+//! Every route on one page, and the layers around them.
+
+use std::any::Any;
+
+use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse, response::Response};
+use tokio::net::TcpListener;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa::OpenApi;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::limits::BODY_BYTES_MAX;
+use crate::openapi::{self, Document};
+use crate::problem::Problem;
+use crate::request_id::request_id;
+use crate::same_origin::same_origin;
+use crate::{
+    Api, cancel_job, create_job, create_plan, get_job, health, index, list_jobs, list_methods, read_events, version,
+};
+
+pub fn router(api: Api) -> Router {
+    let (router, _) = routes().split_for_parts();
+    with_layers(router, api)
+}
+
+/// Serves until `shutdown` of the api is cancelled and the requests under way are answered.
+pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
+    let shutdown = api.shutdown.clone();
+    axum::serve(listener, router(api)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+}
+
+pub(crate) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(create_job::create_job, list_jobs::list_jobs))
+        .routes(routes!(get_job::get_job))
+        .routes(routes!(cancel_job::cancel_job))
+        .routes(routes!(read_events::read_events))
+        .routes(routes!(create_plan::create_plan))
+        .routes(routes!(list_methods::list_methods))
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(version::version))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(index::index))
+}
+
+/// From the inside out: what is outermost gives every error its document.
+fn with_layers(router: Router<Api>, api: Api) -> Router {
+    router
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(api.clone(), same_origin))
+        .layer(middleware::from_fn(request_id))
+        .with_state(api)
+}
+
+fn panicked(panic: Box<dyn Any + Send>) -> Response {
+    let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    tracing::error!(message = message.unwrap_or("unknown"), "a handler panicked");
+    Problem::internal().into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::Body, extract::Request, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::testing::{Answer, Fixture};
+
+    #[tokio::test]
+    async fn a_panic_is_a_problem_without_its_message() {
+        let fixture = Fixture::new().await;
+        let panics = Router::new().route("/", get(async || -> &'static str { panic!("a secret") }));
+        let request = Request::get("/").header("host", "localhost").body(Body::empty()).unwrap();
+        let answer = Answer::of(with_layers(panics, fixture.api()).oneshot(request).await.unwrap()).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (500, Some("internal")));
+        assert!(!answer.text().contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_told_to_stop_returns() {
+        let fixture = Fixture::new().await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let served = tokio::spawn(serve(listener, fixture.api()));
+        fixture.shutdown.cancel();
+        served.await.unwrap().unwrap();
+    }
+}

@@ -1,0 +1,25 @@
+//! Times leave as RFC 3339, in UTC.
+
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+const NANOSECONDS_PER_MS: i128 = 1_000_000;
+
+/// Empty for a time that RFC 3339 cannot write, which no clock has told.
+pub(crate) fn rfc3339(ms: i64) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * NANOSECONDS_PER_MS)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rfc3339;
+
+    #[test]
+    fn milliseconds_become_a_date() {
+        assert_eq!(rfc3339(1_700_000_000_123), "2023-11-14T22:13:20.123Z");
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
+        assert_eq!(rfc3339(i64::MAX), "");
+    }
+}
