@@ -12,9 +12,10 @@ use std::sync::atomic::AtomicBool;
 
 use checkpoint::{Access, Dtype};
 use engine::methods::{Resolved, TaskParameters};
-use engine::{Observer, Plan, Settings, Sources};
+use engine::philox::Stream;
+use engine::{Observer, Plan, Settings, Sources, TensorTask};
 use recipe::{Recipe, Refusal};
-use testkit::reference::{self, Inputs, Merged, TaskVectors};
+use testkit::reference::{self, Merged, Task};
 use testkit::{Case, Tensor, golden_dirs, read_checkpoint};
 
 /// Recipes name models relative to the folder of the golden set.
@@ -23,7 +24,10 @@ fn absolute(recipe: &str, root: &Path) -> String {
 }
 
 fn plan(case: &Case) -> Result<(Plan, Sources, String), Refusal> {
-    let text = absolute(&case.recipe, &case.root);
+    let mut text = absolute(&case.recipe, &case.root);
+    if WRITES_F32.contains(&case.name.as_str()) {
+        text += "out_dtype: float32\n";
+    }
     let recipe = Recipe::parse(&text, false)?;
     // as `check` and submit do: what needs no model first
     engine::check(&recipe)?;
@@ -40,6 +44,13 @@ fn merge(case: &Case, dir: &Path) -> Plan {
     plan
 }
 
+/// mergekit writes float32 here whatever the inputs' dtype, where we write the inputs' unless asked.
+const WRITES_F32: &[&str] = &["arcee_fusion", "ramplus_tl"];
+
+/// mergekit takes norms, cosines, factors and thresholds of these in the inputs' dtype, so that in 16 bits its own
+/// rounding has no bound that the values give; what holds then is that we are nearer to the truth.
+const COEFFICIENTS_IN_DTYPE: &[&str] = &["nuslerp", "multislerp", "karcher", "model_stock", "sce", "arcee_fusion"];
+
 fn is_ours(case: &Case) -> bool {
     let known = engine::methods::METHODS
         .iter()
@@ -49,44 +60,15 @@ fn is_ours(case: &Case) -> bool {
 }
 
 fn accepted(case: &Case) -> bool {
-    case.kind() == "exact" && is_ours(case) && (!case.name.starts_with("quirk-") || case.name == "quirk-empty-slices")
+    case.kind() != "error" && is_ours(case) && (!case.name.starts_with("quirk-") || case.name == "quirk-empty-slices")
 }
 
 /// The f64 reference for one output tensor, by the parameters of its task.
-fn expected(plan: &Plan, p: &TaskParameters, x: &[&Tensor]) -> Merged {
-    let inputs = Inputs { x: x.iter().map(|t| t.values.as_slice()).collect(), base: p.base };
-    let number = |value: Option<&Resolved>, default: f64| match value {
-        Some(Resolved::Number(n)) => *n,
-        _ => default,
-    };
-    let flag = |name: &str| p.shared.get(name) == Some(&Resolved::Boolean(true));
-    let each = |name: &str, default: f64| p.each.iter().map(|e| number(e.get(name), default)).collect::<Vec<f64>>();
-    match plan.about.name {
-        "linear" => reference::linear(&inputs, &each("weight", 1.0), flag("normalize")),
-        "slerp" => reference::slerp(&inputs, number(p.shared.get("t"), f64::NAN)),
-        "passthrough" => reference::passthrough(&inputs, p.each[0].get("scale").map(|s| number(Some(s), 1.0))),
-        "task_arithmetic" | "ties" => reference::task_vectors(
-            &inputs,
-            &task_vectors(plan.about.name, &each, &flag, number(p.shared.get("lambda"), 1.0)),
-        ),
-        other => panic!("no reference for {other}"),
-    }
-}
-
-fn task_vectors(
-    method: &str,
-    each: &dyn Fn(&str, f64) -> Vec<f64>,
-    flag: &dyn Fn(&str) -> bool,
-    lambda: f64,
-) -> TaskVectors {
-    TaskVectors {
-        weights: each("weight", 0.0),
-        densities: each("density", 1.0),
-        elects: method == "ties",
-        normalize: flag("normalize"),
-        rescale: flag("rescale"),
-        lambda,
-    }
+fn expected(plan: &Plan, task: &TensorTask, x: &[&Tensor]) -> Merged {
+    let x: Vec<&[f64]> = x.iter().map(|t| t.values.as_slice()).collect();
+    let draws = |input: usize, e: u64| f64::from(Stream::new(plan.seed, &task.name, input as u32).uniform(e));
+    let parameters = serde_json::to_value(&task.parameters).unwrap();
+    reference::merge(&Task { method: plan.about.name, parameters: &parameters, x: &x, draws: &draws })
 }
 
 /// Elements whose delta, rounded to the inputs' dtype as mergekit rounds it, ties with the magnitude of a cut: which of
@@ -98,7 +80,10 @@ fn peer_ties(p: &TaskParameters, x: &[&Tensor]) -> Vec<bool> {
         let Some(Resolved::Number(density)) = p.each[i].get("density") else { continue };
         let delta: Vec<f64> =
             tensor.values.iter().zip(&x[base].values).map(|(a, b)| round(tensor.dtype, a - b)).collect();
-        let (_, tied) = reference::magnitude(&delta, *density);
+        let (_, tied) = match p.each[i].get("gamma") {
+            Some(Resolved::Number(gamma)) => reference::outliers(&delta, *density, *gamma),
+            _ => reference::magnitude(&delta, *density),
+        };
         ties.iter_mut().zip(tied).for_each(|(t, tied)| *t |= tied);
     }
     ties
@@ -133,6 +118,9 @@ fn norm(a: &[f64]) -> f64 {
 
 struct Compared<'a> {
     case: &'a Case,
+    method: &'a str,
+    /// In which mergekit computed, unless the recipe names another.
+    arithmetic: Dtype,
     name: &'a str,
     ours: &'a Tensor,
     golden: &'a Tensor,
@@ -155,8 +143,8 @@ impl Compared<'_> {
         let undecided = self.undecided(2f64.powi(-20));
         let roundings = 4.0 * (self.inputs as f64 + 2.0);
         for (e, (ours, truth)) in self.ours.values.iter().zip(&self.truth.values).enumerate() {
-            let allowed =
-                0.5 * ulp(self.ours.dtype, truth.abs().max(ours.abs())) + roundings * 2f64.powi(-24) * self.scale[e];
+            let allowed = 0.5 * ulp(self.ours.dtype, truth.abs().max(ours.abs()))
+                + (roundings * 2f64.powi(-24) + self.truth.unsure) * self.scale[e];
             let off = (ours - truth).abs();
             assert!(
                 off <= allowed || undecided[e],
@@ -178,16 +166,23 @@ impl Compared<'_> {
 
     /// Near what mergekit wrote: in f32 by the agreed 2e-7, else by the dtype's own precision.
     fn near_the_peer(&self) {
+        if self.arithmetic != Dtype::F32 && COEFFICIENTS_IN_DTYPE.contains(&self.method) {
+            return;
+        }
         // mergekit rounds delta, weight, product and sum in the inputs' dtype before it votes
-        let margin = 4.0 * ulp(self.ours.dtype, 1.0) / 2.0;
+        let margin = 4.0 * ulp(self.arithmetic, 1.0) / 2.0;
         let skip: Vec<bool> = self.ties.iter().zip(self.undecided(margin)).map(|(a, b)| *a || b).collect();
         let off = distance(&self.ours.values, &self.golden.values, &skip);
         let relative = off / norm(&self.golden.values).max(f64::MIN_POSITIVE);
-        let allowed = match self.ours.dtype {
+        let allowed = match self.arithmetic {
             Dtype::BF16 => 2f64.powi(-8),
             Dtype::F16 => 2f64.powi(-11),
             _ => 2e-7,
         };
+        // the peer's own f32 error comes on top: an iteration in f32 strays further than that
+        let peer =
+            distance(&self.golden.values, &self.truth.values, &skip) / norm(&self.golden.values).max(f64::MIN_POSITIVE);
+        let allowed = f64::max(allowed, peer + 2f64.powi(-24));
         assert!(
             off == 0.0 || relative <= allowed,
             "{} {}: {relative:e} from mergekit, allowed {allowed:e}",
@@ -238,16 +233,21 @@ fn compare(case: &Case, plan: &Plan, dir: &Path) {
         let scale = (0..ours.values.len())
             .map(|e| largest_factor * largest_factor * x.iter().map(|t| t.values[e].abs()).sum::<f64>())
             .collect();
-        let ties = if task.parameters.base.is_some() && plan.about.name == "ties" {
+        let ties = if task.parameters.base.is_some() && task.parameters.each.iter().any(|e| e.contains_key("density")) {
             peer_ties(&task.parameters, &x)
         } else {
             vec![false; ours.values.len()]
         };
-        let truth = expected(plan, &task.parameters, &x);
-        let compared = Compared { case, name: &task.name, ours, golden, truth, scale, ties, inputs: x.len() };
+        let truth = expected(plan, task, &x);
+        let arithmetic = if WRITES_F32.contains(&case.name.as_str()) { x[0].dtype } else { ours.dtype };
+        let method = plan.about.name;
+        let compared =
+            Compared { case, method, arithmetic, name: &task.name, ours, golden, truth, scale, ties, inputs: x.len() };
         compared.rounded_once();
-        compared.not_further_than_the_peer();
-        compared.near_the_peer();
+        if case.kind() == "exact" {
+            compared.not_further_than_the_peer();
+            compared.near_the_peer();
+        }
     }
 }
 

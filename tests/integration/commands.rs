@@ -52,20 +52,25 @@ fn what_must_be_refused_is_refused_by_check_plan_and_merge_with_exit_2() {
     assert!(refused >= 14);
 }
 
+/// Recipes of the guide that many follow, and the shapes of its examples: accepted as they are written.
 #[test]
 fn guide_recipes_are_known_though_their_models_are_elsewhere() {
-    let dir = tempfile::tempdir().unwrap();
-    let recipe = dir.path().join("slerp.yml");
-    let text = "merge_method: slerp\nslices:\n  - sources:\n      - model: mistralai/Mistral-7B-v0.1\n        layer_range: [0, 32]\n      - model: teknium/OpenHermes-2.5-Mistral-7B\n        layer_range: [0, 32]\nparameters:\n  t: 0.5\ndtype: bfloat16\n";
-    std::fs::write(&recipe, text).unwrap();
-    let check = amalgam(&["check", recipe.to_str().unwrap(), "--json"]);
-    assert!(check.status.success(), "{}", told(&check));
-    let said: Value = serde_json::from_slice(&check.stdout).unwrap();
-    assert_eq!(said["models_not_here"].as_array().unwrap().len(), 2);
-    assert!(told(&check).contains("takes the first source"));
-    let plan = amalgam(&["plan", recipe.to_str().unwrap()]);
-    assert_eq!(plan.status.code(), Some(2));
-    assert!(told(&plan).contains("fetching from the Hub is not supported yet"), "{}", told(&plan));
+    let guide = testkit::workspace().join("tests/recipes");
+    let mut count = 0;
+    for recipe in std::fs::read_dir(guide).unwrap().map(|entry| entry.unwrap().path()) {
+        let path = recipe.to_str().unwrap();
+        let check = amalgam(&["check", path, "--json"]);
+        assert!(check.status.success(), "{path}: {}", told(&check));
+        let said: Value = serde_json::from_slice(&check.stdout).unwrap();
+        assert!(!said["models_not_here"].as_array().unwrap().is_empty(), "{path}");
+        let plan = amalgam(&["plan", path]);
+        assert_eq!(plan.status.code(), Some(2));
+        assert!(told(&plan).contains("fetching from the Hub is not supported yet"), "{}", told(&plan));
+        count += 1;
+    }
+    assert!(count >= 11);
+    let slerp = amalgam(&["check", "tests/recipes/slerp-slices.yml"]);
+    assert!(told(&slerp).contains("takes the first source"), "{}", told(&slerp));
 }
 
 #[test]

@@ -57,6 +57,8 @@ pub(crate) struct TensorBody {
     /// `copy` or `merge`.
     work: String,
     shape: Vec<u64>,
+    /// Where the tensor's layer is in the output, 0 at the first and 1 at the last; absent outside the layers.
+    depth: Option<f64>,
     /// Which input is the base.
     base: Option<u64>,
     /// The parameters of the tensor.

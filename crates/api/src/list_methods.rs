@@ -34,16 +34,18 @@ pub(crate) struct MethodBody {
     /// Paper or source of the formula.
     source: String,
     advice: String,
+    /// `elementwise`, `two_passes` or `selection`: how often inputs are read.
+    cost: String,
     inputs: InputsBody,
     parameters: Vec<ParameterBody>,
 }
 
-/// How many inputs a tensor may have, the base counted.
+/// How many inputs a tensor may have, the base counted unless it is optional.
 #[derive(ToSchema)]
 #[schema(as = MethodInputs)]
 #[expect(dead_code, reason = "written down for the documentation")]
 pub(crate) struct InputsBody {
-    /// `ordinary`, `first_by_default` or `required`.
+    /// `ordinary`, `optional`, `first_by_default` or `required`.
     base: String,
     min: u64,
     max: Option<u64>,
@@ -54,11 +56,12 @@ pub(crate) struct InputsBody {
 #[expect(dead_code, reason = "written down for the documentation")]
 pub(crate) struct ParameterBody {
     name: String,
-    /// `number` or `boolean`.
-    kind: String,
+    /// `number`, `count` (a whole number), `boolean`, or an object `word` with the words that may be said.
+    #[schema(value_type = Value)]
+    kind: (),
     /// `shared`, `each_input` or `each_input_but_base`.
     scope: String,
-    /// `required`, `absent`, or an object of one key: `number`, `boolean` or `when_set_nowhere`.
+    /// `required`, `absent`, or an object of one key: `number`, `boolean`, `word` or `when_set_nowhere`.
     #[schema(value_type = Value)]
     default: (),
     /// Inclusive bounds.

@@ -35,4 +35,6 @@ pub trait TensorOutput: Sync {
     fn dtype(&self) -> Dtype;
     /// Writes little-endian values from element `at` on.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), ExecuteError>;
+    /// Told of an element that is NaN or infinite though all of its inputs are finite; an error stops the merge.
+    fn not_finite(&self, element: u64) -> Result<(), ExecuteError>;
 }

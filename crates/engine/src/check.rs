@@ -2,7 +2,7 @@
 
 use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
 
-use crate::methods::{self, About, Base, Default, METHODS, METHODS_TO_COME, Method, Scope};
+use crate::methods::{self, About, Base, Default, METHODS, Method, Scope};
 use crate::parameters::{self, Place};
 use crate::slices::{Slice, SliceSource, slices};
 
@@ -40,14 +40,11 @@ fn find_method(recipe: &Recipe) -> Result<&'static dyn Method, Refusal> {
         return Ok(method);
     }
     let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).collect();
-    let (code, detail) = if METHODS_TO_COME.contains(&name) {
-        ("not_yet", format!("method `{name}` is not supported yet; there are {}", known.join(", ")))
-    } else if let Some(near) = nearest(name, known.iter().copied()) {
-        ("unknown_method", format!("unknown method `{name}`; did you mean `{near}`?"))
-    } else {
-        ("unknown_method", format!("unknown method `{name}`; there are {}", known.join(", ")))
+    let detail = match nearest(name, known.iter().copied()) {
+        Some(near) => format!("unknown method `{name}`; did you mean `{near}`?"),
+        None => format!("unknown method `{name}`; there are {}", known.join(", ")),
     };
-    Err(recipe.positions.problem("/merge_method", code, detail).into())
+    Err(recipe.positions.problem("/merge_method", "unknown_method", detail).into())
 }
 
 /// Which input is the base, where the method may take the first by default.
@@ -161,7 +158,7 @@ impl Findings<'_> {
     fn base(&mut self, slice: &Slice<'_>) {
         let method = self.about.name;
         match (self.about.inputs.base, slice.named_base, slice.base) {
-            (Base::Ordinary, _, _) | (_, Some(_), Some(_)) => {}
+            (Base::Ordinary, _, _) | (Base::Optional, None, _) | (_, Some(_), Some(_)) => {}
             (_, Some(base), None) => {
                 let detail = format!(
                     "base_model {:?} is not a source of this slice, and {method} needs it there; add it to `sources` with its layer_range",
@@ -189,7 +186,8 @@ impl Findings<'_> {
 
     fn count(&mut self, slice: &Slice<'_>) {
         let inputs = self.about.inputs;
-        let found = slice.sources.len();
+        let uncounted = inputs.base == Base::Optional && slice.base.is_some();
+        let found = slice.sources.len() - usize::from(uncounted);
         if found >= inputs.min && inputs.max.is_none_or(|max| found <= max) {
             return;
         }
@@ -278,7 +276,7 @@ impl Findings<'_> {
                 continue;
             }
             let names = vec![""; slice.sources.len()];
-            let place = Place { name: "", input_names: &names, t: 0.0, shape: &[1] };
+            let place = Place { name: "", input_names: &names, t: 0.0, depth: None, shape: &[1], seed: 0 };
             let resolved =
                 parameters::resolve(self.recipe, self.about, slices, slice, base_of(self.about, slice), &place);
             match resolved.map(|parameters| method.prepare(&parameters)) {

@@ -32,6 +32,28 @@ pub fn from_f32(dtype: Dtype, values: &[f32], bytes: &mut [u8]) {
     }
 }
 
+/// The first value that is not finite once written as `dtype`, though every input of it is.
+pub fn first_lost(dtype: Dtype, values: &[f32], inputs: &[&[f32]]) -> Option<usize> {
+    // least magnitude that rounds to infinity
+    let limit = match dtype {
+        Dtype::BF16 => 0x7f7f_8000,
+        Dtype::F16 => 0x477f_f000,
+        _ => 0x7f80_0000,
+    };
+    if !any_at_least(values, limit) {
+        return None;
+    }
+    let lost = |i: &usize| values[*i].to_bits() & 0x7fff_ffff >= limit && inputs.iter().all(|x| x[*i].is_finite());
+    (0..values.len()).find(lost)
+}
+
+simd_clones! { fn any_at_least(values: &[f32], limit: u32) -> bool = any_at_least_body; }
+
+#[inline(always)]
+fn any_at_least_body(values: &[f32], limit: u32) -> bool {
+    values.iter().fold(0, |largest: u32, v| largest.max(v.to_bits() & 0x7fff_ffff)) >= limit
+}
+
 simd_clones! { fn bf16_to_f32(bytes: &[u8], out: &mut [f32]) = bf16_to_f32_body; }
 simd_clones! { fn f16_to_f32(bytes: &[u8], out: &mut [f32]) = f16_to_f32_body; }
 simd_clones! { fn f32_to_f32(bytes: &[u8], out: &mut [f32]) = f32_to_f32_body; }

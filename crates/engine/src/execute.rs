@@ -1,5 +1,6 @@
 //! A plan carried out: tensors merged tile by tile into their places, then the files around them.
 
+mod model;
 mod tensor;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,12 @@ pub enum ExecuteError {
     DiskFull { needed: u64, available: u64 },
     #[error("tensor {tensor:?} is a buffer that differs between the models; only equal buffers can be carried over")]
     BuffersDiffer { tensor: String },
+    #[error("tensor {tensor:?} cannot be merged: {reason}")]
+    Unmergeable { tensor: String, reason: String },
+    #[error(
+        "element {element} of tensor {tensor:?} came out as NaN or infinite in {dtype}, though its inputs are finite; change the parameters or the output dtype, or set `options: {{allow_non_finite: true}}`"
+    )]
+    NotFinite { tensor: String, element: u64, dtype: String },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
     #[error("{path}: {source}", path = path.display())]
@@ -154,10 +161,12 @@ fn create_shards(plan: &Plan, dir: &Path) -> Result<Vec<ShardFile>, ExecuteError
 /// Largest first, so that no thread is left with a large tensor at the end. Each tensor is itself split over threads,
 /// and only the innermost work holds buffers, so that there are never more of them than threads.
 fn merge_tensors(execution: &Execution<'_>, backend: &dyn Backend, shards: &[ShardFile]) -> Result<(), ExecuteError> {
+    let over_model = model::statistics(execution, backend)?;
     let mut tasks: Vec<_> = execution.plan.tasks.iter().collect();
     tasks.sort_by_key(|task| std::cmp::Reverse(task.parameters.elements()));
     tasks.into_par_iter().with_max_len(1).try_for_each(|task| {
-        tensor::merge(execution, backend, task, &shards[task.shard])?;
+        let over_model = over_model.as_ref().and_then(|o| o.of(&task.name));
+        tensor::merge(execution, backend, task, &shards[task.shard], over_model)?;
         execution.tensors_done.fetch_add(1, Ordering::Relaxed);
         execution.report();
         Ok(())

@@ -12,6 +12,7 @@ pub mod kernel;
 mod layers;
 pub mod methods;
 mod parameters;
+pub mod philox;
 mod plan;
 mod rows;
 mod simd;

@@ -3,40 +3,64 @@
 //!
 //! Adding one is a file beside this and a line in [`METHODS`]; checks, documentation, planning and tests iterate over it.
 
+mod arcee_fusion;
+mod breadcrumbs;
+mod consensus;
+mod dare;
+mod della;
+mod karcher;
 mod linear;
+mod model_stock;
+mod multislerp;
+mod nearswap;
+mod nuslerp;
 mod passthrough;
+mod pcb;
+mod presets;
+mod ram;
+mod sce;
 mod slerp;
 mod task_arithmetic;
 mod task_vectors;
 mod ties;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Draws, Kernel};
+use crate::philox::Stream;
 use crate::statistic::{Reduced, Statistic};
 
-pub static METHODS: &[&dyn Method] =
-    &[&linear::Linear, &passthrough::Passthrough, &slerp::Slerp, &task_arithmetic::TASK_ARITHMETIC, &ties::TIES];
-
-/// Methods that mergekit users know and that are still to come here; named so that the refusal can say so.
-pub const METHODS_TO_COME: &[&str] = &[
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "dare_linear",
-    "dare_ties",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "sce",
-    "ram",
-    "ramplus_tl",
-    "model_stock",
-    "nearswap",
-    "arcee_fusion",
+pub static METHODS: &[&dyn Method] = &[
+    &linear::Linear,
+    &slerp::Slerp,
+    &nuslerp::NuSlerp,
+    &multislerp::MultiSlerp,
+    &karcher::Karcher,
+    &passthrough::Passthrough,
+    &task_arithmetic::TASK_ARITHMETIC,
+    &ties::TIES,
+    &dare::DARE_LINEAR,
+    &dare::DARE_TIES,
+    &della::DELLA,
+    &della::DELLA_LINEAR,
+    &breadcrumbs::BREADCRUMBS,
+    &breadcrumbs::BREADCRUMBS_TIES,
+    &sce::Sce,
+    &ram::RAM,
+    &ram::RAMPLUS_TL,
+    &model_stock::ModelStock,
+    &nearswap::NearSwap,
+    &arcee_fusion::ArceeFusion,
+    &consensus::CONSENSUS_TASK_ARITHMETIC,
+    &consensus::CONSENSUS_TIES,
+    &pcb::Pcb,
+    &presets::WISE_FT,
+    &presets::EXPO,
+    &presets::CHAT_VECTOR,
+    &presets::NEGATION,
 ];
 
 pub fn find(name: &str) -> Option<&'static dyn Method> {
@@ -45,6 +69,11 @@ pub fn find(name: &str) -> Option<&'static dyn Method> {
 
 pub trait Method: Sync {
     fn about(&self) -> About;
+
+    /// Whether the statistics are to be taken over all tensors at once, by these parameters.
+    fn spans_the_model(&self, _parameters: &TaskParameters) -> bool {
+        false
+    }
 
     /// Applies the method to one tensor whose parameters are resolved. The error says what to write instead.
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String>;
@@ -59,11 +88,24 @@ pub struct About {
     /// Paper or source of the formula.
     pub source: &'static str,
     pub advice: &'static str,
+    pub cost: Cost,
     pub inputs: Inputs,
     pub parameters: Vec<Parameter>,
 }
 
-/// How many inputs a tensor may have, the base counted.
+/// What an element costs: how often inputs are read before the output is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cost {
+    /// Inputs are read once.
+    Elementwise,
+    /// Inputs are read twice: for inner products, then for the output.
+    TwoPasses,
+    /// Inputs are read three to five times: exact cuts need histograms.
+    Selection,
+}
+
+/// How many inputs a tensor may have, the base counted unless it is optional.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Inputs {
     pub base: Base,
@@ -75,6 +117,8 @@ pub struct Inputs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Base {
+    /// With one, its differences are merged; without, the models themselves. It does not count among the inputs.
+    Optional,
     /// A base is an input like any other.
     Ordinary,
     /// The first source where none is named.
@@ -98,7 +142,11 @@ pub struct Parameter {
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Number,
+    /// A whole number.
+    Count,
     Boolean,
+    /// One of some words.
+    Word(&'static [&'static str]),
 }
 
 /// Which inputs a parameter belongs to.
@@ -119,6 +167,7 @@ pub enum Default {
     WhenSetNowhere(f64),
     Number(f64),
     Boolean(bool),
+    Word(&'static str),
     /// Not set is a meaning of its own.
     Absent,
 }
@@ -139,6 +188,33 @@ impl Parameter {
         }
     }
 
+    const fn word(
+        name: &'static str,
+        words: &'static [&'static str],
+        default: &'static str,
+        about: &'static str,
+    ) -> Parameter {
+        Parameter {
+            name,
+            kind: Kind::Word(words),
+            scope: Scope::Shared,
+            default: Default::Word(default),
+            range: None,
+            about,
+        }
+    }
+
+    const fn count(name: &'static str, default: f64, about: &'static str) -> Parameter {
+        Parameter {
+            name,
+            kind: Kind::Count,
+            scope: Scope::Shared,
+            default: Default::Number(default),
+            range: Some((0.0, 1e6)),
+            about,
+        }
+    }
+
     const fn within(mut self, low: f64, high: f64) -> Parameter {
         self.range = Some((low, high));
         self
@@ -151,12 +227,18 @@ impl Parameter {
 pub enum Resolved {
     Number(f64),
     Boolean(bool),
+    Word(&'static str),
 }
 
 /// Everything a method may know of a tensor before its data is read.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Serialize)]
 pub struct TaskParameters {
+    #[serde(skip)]
+    pub draws: DrawSource,
     pub shape: Vec<u64>,
+    /// Where the tensor's layer is in the output, from 0 at the first to 1 at the last; `None` outside the layers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth: Option<f64>,
     #[serde(skip)]
     pub inputs: usize,
     /// Which input is the base.
@@ -167,7 +249,53 @@ pub struct TaskParameters {
     pub each: Vec<BTreeMap<&'static str, Resolved>>,
 }
 
+/// Where a tensor's random numbers come from.
+#[derive(Clone)]
+pub enum DrawSource {
+    Philox {
+        seed: u64,
+        tensor: String,
+    },
+    /// For each input, numbers from outside: to compare with another implementation's generator.
+    Given(Arc<dyn Fn(usize) -> Draws + Send + Sync>),
+}
+
+impl std::fmt::Debug for DrawSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            DrawSource::Philox { seed, tensor } => write!(f, "Philox {seed} {tensor:?}"),
+            DrawSource::Given(_) => f.write_str("Given"),
+        }
+    }
+}
+
 impl TaskParameters {
+    /// Random numbers for one input's elements.
+    fn draws_of(&self, input: usize) -> Draws {
+        match &self.draws {
+            DrawSource::Philox { seed, tensor } => Draws::Philox(Stream::new(*seed, tensor, input as u32)),
+            DrawSource::Given(draws) => draws(input),
+        }
+    }
+
+    /// The tensor as rows of its last dimension; a vector is one row.
+    fn rows(&self) -> (u64, u64) {
+        let columns = self.shape.last().copied().unwrap_or(1).max(1);
+        (self.elements() / columns, columns)
+    }
+
+    /// Every input but the base.
+    fn others(&self) -> Vec<usize> {
+        (0..self.inputs).filter(|i| Some(*i) != self.base).collect()
+    }
+
+    fn word(&self, name: &str) -> &'static str {
+        match self.shared.get(name) {
+            Some(Resolved::Word(word)) => word,
+            other => unreachable!("{name} is declared as a word, found {other:?}"),
+        }
+    }
+
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
@@ -212,7 +340,9 @@ pub trait Merge: Send + Sync + std::fmt::Debug {
         None
     }
 
-    fn kernel(&self, known: &[Reduced]) -> Box<dyn Kernel>;
+    /// `offset` is where the tensor begins in what the statistics were taken over: 0 unless that is the whole model.
+    /// The error says why these values cannot be merged.
+    fn kernel(&self, known: &[Reduced], offset: u64) -> Result<Box<dyn Kernel>, String>;
 }
 
 #[cfg(test)]
@@ -222,7 +352,6 @@ mod tests {
     #[test]
     fn every_method_is_registered_once_and_told_in_full() {
         let mut names: Vec<_> = METHODS.iter().map(|m| m.about().name).collect();
-        assert!(names.iter().all(|name| !METHODS_TO_COME.contains(name)));
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), METHODS.len());

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use recipe::{Parameters, Problem, Recipe, Scalar};
 
-use crate::methods::{About, Default, Kind, Parameter, Resolved, Scope, TaskParameters};
+use crate::methods::{About, Default, DrawSource, Kind, Parameter, Resolved, Scope, TaskParameters};
 use crate::slices::{Slice, SliceSource};
 
 /// Where in the output a tensor is, as far as parameters may depend on it.
@@ -15,7 +15,10 @@ pub(crate) struct Place<'a> {
     pub input_names: &'a [&'a str],
     /// 0 at the first layer of the slice, 1 at the last.
     pub t: f64,
+    /// The same over the layers of the whole output; `None` outside the layers.
+    pub depth: Option<f64>,
     pub shape: &'a [u64],
+    pub seed: u64,
 }
 
 /// Levels that can set a parameter, nearest first, each with its pointer.
@@ -73,7 +76,15 @@ pub(crate) fn resolve(
             }
         }
     }
-    Ok(TaskParameters { shape: place.shape.to_vec(), inputs: slice.sources.len(), base, shared, each })
+    Ok(TaskParameters {
+        draws: DrawSource::Philox { seed: place.seed, tensor: place.name.to_owned() },
+        shape: place.shape.to_vec(),
+        depth: place.depth,
+        inputs: slice.sources.len(),
+        base,
+        shared,
+        each,
+    })
 }
 
 fn one(
@@ -96,6 +107,7 @@ fn one(
     match parameter.default {
         Default::Number(n) => Ok(Some(Resolved::Number(n))),
         Default::Boolean(b) => Ok(Some(Resolved::Boolean(b))),
+        Default::Word(word) => Ok(Some(Resolved::Word(word))),
         Default::Absent => Ok(None),
         Default::WhenSetNowhere(n) if !is_set_anywhere(recipe, slices, name) => Ok(Some(Resolved::Number(n))),
         Default::WhenSetNowhere(_) | Default::Required => {
@@ -140,8 +152,15 @@ pub(crate) fn value(parameter: &Parameter, scalar: &Scalar) -> Result<Resolved, 
         Kind::Boolean => {
             scalar.boolean().map(Resolved::Boolean).ok_or_else(|| format!("`{name}` is true or false, found {scalar}"))
         }
-        Kind::Number => {
+        Kind::Word(words) => {
+            let word = word(words, scalar);
+            word.map(Resolved::Word).ok_or_else(|| format!("`{name}` is one of {}, found {scalar}", words.join(", ")))
+        }
+        Kind::Number | Kind::Count => {
             let number = scalar.number().ok_or_else(|| format!("`{name}` is a number, found {scalar}"))?;
+            if parameter.kind == Kind::Count && number.fract() != 0.0 {
+                return Err(format!("`{name}` is a whole number, found {number}"));
+            }
             match parameter.range {
                 Some((low, high)) if !(low..=high).contains(&number) => {
                     Err(format!("`{name}` lies between {low} and {high}, found {number}"))
@@ -149,5 +168,17 @@ pub(crate) fn value(parameter: &Parameter, scalar: &Scalar) -> Result<Resolved, 
                 _ => Ok(Resolved::Number(number)),
             }
         }
+    }
+}
+
+/// The word meant; where the words are ways of doing a thing, true and false mean the usual way and none, as mergekit's
+/// `rescale` does.
+fn word(words: &'static [&'static str], scalar: &Scalar) -> Option<&'static str> {
+    let find = |wanted: &str| words.iter().copied().find(|w| w.eq_ignore_ascii_case(wanted));
+    let as_switch = |on: bool| if on { find("l1") } else { find("none") };
+    match scalar {
+        Scalar::Text(text) => find(text.trim()).or_else(|| scalar.boolean().and_then(as_switch)),
+        Scalar::Bool(on) => as_switch(*on),
+        Scalar::Number(_) => scalar.boolean().and_then(as_switch),
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: a plan that exists can be executed; whatever is wrong with a recipe or its models is found here.
 
 mod drafts;
+mod model;
 mod summary;
 mod tokens;
 
@@ -20,6 +21,7 @@ use crate::rows::Gather;
 use crate::slices::{Slice, slices};
 use crate::{Sources, layers};
 use drafts::{Draft, drafts};
+pub(crate) use model::ModelStatistics;
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
 use tokens::Tokens;
 
@@ -59,6 +61,10 @@ pub struct Plan {
     pub warnings: Vec<Problem>,
     /// SHA-256 over everything that decides the output's bytes.
     pub digest: String,
+    /// Statistics that are taken over all tensors at once, where the method asks for them.
+    pub(crate) over_model: Option<ModelStatistics>,
+    /// Whether values that are not finite may come of finite ones.
+    pub(crate) allow_non_finite: bool,
     /// The `config.json` of the output.
     pub config: Value,
     /// The source whose config, tokenizer and generation files the output takes.
@@ -108,14 +114,18 @@ pub(crate) enum Work {
 pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<Plan, Refusal> {
     let (method, warnings) = check(recipe)?;
     let slices = slices(recipe);
+    let text = serde_json::to_value(recipe).expect("a recipe is plain data");
+    let seed = recipe.options.random_seed.unwrap_or_else(|| seed_of(&text));
     let mut planner =
-        Planner { recipe, sources, about: method.about(), slices: &slices, problems: Vec::new(), warnings };
+        Planner { recipe, sources, about: method.about(), slices: &slices, seed, problems: Vec::new(), warnings };
     planner.architectures();
     let drafts = drafts(&mut planner);
     let tokens = planner.merge_tokenizers();
-    let tasks = drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
+    let tasks: Vec<TensorTask> =
+        drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
+    let over_model = planner.model_statistics(method, &tasks);
     planner.refuse_if_any()?;
-    planner.finish(tasks, tokens, settings)
+    Ok(Plan { over_model, ..planner.finish(tasks, tokens, text, settings) })
 }
 
 pub(crate) struct Planner<'a> {
@@ -123,6 +133,7 @@ pub(crate) struct Planner<'a> {
     sources: &'a Sources,
     about: About,
     slices: &'a [Slice<'a>],
+    seed: u64,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
 }
@@ -169,7 +180,14 @@ impl Planner<'_> {
             None => (draft.inputs.clone(), self.same_shape(draft)?),
         };
         let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
-        let place = Place { name: &draft.name, input_names: &names, t: draft.t, shape: &shape };
+        let place = Place {
+            name: &draft.name,
+            input_names: &names,
+            t: draft.t,
+            depth: draft.depth,
+            shape: &shape,
+            seed: self.seed,
+        };
         let resolved =
             parameters::resolve(self.recipe, &self.about, self.slices, slice, base_of(&self.about, slice), &place);
         let parameters = resolved.map_err(|problem| self.problems.push(problem)).ok()?;
@@ -238,13 +256,11 @@ impl Planner<'_> {
         self.error(&pointer, "unsupported_dtype", format!("tensor {:?} {what}", draft.name));
     }
 
-    fn finish(self, mut tasks: Vec<TensorTask>, tokens: Option<Tokens>, settings: &Settings) -> Result<Plan, Refusal> {
+    fn finish(self, mut tasks: Vec<TensorTask>, tokens: Option<Tokens>, recipe: Value, settings: &Settings) -> Plan {
         let shard_bytes = self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes);
         let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
         let shards = layout_shards(outputs, shard_bytes);
         place_tasks(&mut tasks, &shards);
-        let recipe = serde_json::to_value(self.recipe).expect("a recipe is plain data");
-        let seed = self.recipe.options.random_seed.unwrap_or_else(|| seed_of(&recipe));
         let donor = self.donor();
         let mut config = self.config(donor, &tasks);
         let tokenizer_donor = tokens.as_ref().map_or(donor, |t| t.donor);
@@ -256,9 +272,11 @@ impl Planner<'_> {
             about: self.about,
             tasks,
             shards,
-            seed,
+            seed: self.seed,
             warnings: self.warnings,
             digest: String::new(),
+            over_model: None,
+            allow_non_finite: self.recipe.options.allow_non_finite,
             config,
             donor,
             tokenizer_donor,
@@ -268,7 +286,7 @@ impl Planner<'_> {
             settings: settings.clone(),
         };
         plan.digest = digest(&plan, self.sources);
-        Ok(plan)
+        plan
     }
 
     /// Who gives config and generation files: the base, else the first model.

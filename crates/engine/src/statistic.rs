@@ -1,22 +1,121 @@
 //! Reductions over a tensor's inputs: what a method may ask for before it can make its coefficients.
 
-/// One reduction over all elements of a tensor's inputs.
-#[derive(Debug, Clone, PartialEq)]
+use std::sync::Arc;
+
+use crate::kernel::Kernel;
+
+/// One reduction over all elements of a tensor's inputs. Where it takes kernels, it reduces what they make of the inputs.
+#[derive(Debug, Clone)]
 pub enum Statistic {
-    /// Inner products of every pair of inputs, in f64.
-    Gram,
-    /// For each input with a count: the exact cut that keeps that many largest |x - origin|.
-    Cuts { origin: usize, keep: Vec<Option<u64>> },
-    /// For each input: the sum of |x - origin|, over all elements and over those that its cut keeps, in f64.
-    L1 { origin: usize, cuts: Vec<Option<Cut>> },
+    /// Inner products of every pair of inputs, or of their differences from `origin`, in f64.
+    Gram { origin: Option<usize> },
+    /// The same for each vector of the tensor apart.
+    VectorGram { origin: Option<usize>, vectors: Vectors },
+    /// Exact cuts: of the magnitudes that the first number's kernel makes, the second number's largest.
+    Cuts { of: Vec<Arc<dyn Kernel>>, keep: Vec<(usize, u64)> },
+    /// Sums of what each kernel makes, in f64.
+    Sums { of: Vec<Arc<dyn Kernel>> },
+    /// Sums, or maxima, over each row of so many elements, for each kernel.
+    Rows { of: Vec<Arc<dyn Kernel>>, row: u64, fold: Fold },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fold {
+    Sum,
+    Max,
+}
+
+/// How a tensor of `rows * columns` elements falls into vectors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vectors {
+    pub rows: u64,
+    pub columns: u64,
+    pub along: Along,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Along {
+    /// A vector is a row: elements that lie side by side.
+    Rows,
+    /// A vector is a column: one element of every row.
+    Columns,
+}
+
+impl Vectors {
+    pub fn count(self) -> u64 {
+        match self.along {
+            Along::Rows => self.rows,
+            Along::Columns => self.columns,
+        }
+    }
+
+    /// Which vector the element at this index of the tensor belongs to.
+    pub fn of(self, index: u64) -> u64 {
+        match self.along {
+            Along::Rows => index / self.columns,
+            Along::Columns => index % self.columns,
+        }
+    }
 }
 
 /// What came of a [`Statistic`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Reduced {
     Gram(Gram),
-    Cuts(Vec<Option<Cut>>),
-    L1(Vec<L1>),
+    VectorGram(Vec<Gram>),
+    /// One for each count asked for.
+    Cuts(Vec<Cut>),
+    /// One for each kernel.
+    Sums(Vec<f64>),
+    /// For each kernel, one for each row.
+    Rows(Vec<Vec<f64>>),
+}
+
+impl Reduced {
+    /// # Panics
+    /// When something else was asked for; each method knows what it asked.
+    pub fn gram(&self) -> &Gram {
+        match self {
+            Reduced::Gram(gram) => gram,
+            other => unreachable!("asked for a Gram matrix, got {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// As [`Reduced::gram`].
+    pub fn grams(&self) -> &[Gram] {
+        match self {
+            Reduced::VectorGram(grams) => grams,
+            other => unreachable!("asked for Gram matrices, got {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// As [`Reduced::gram`].
+    pub fn cuts(&self) -> &[Cut] {
+        match self {
+            Reduced::Cuts(cuts) => cuts,
+            other => unreachable!("asked for cuts, got {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// As [`Reduced::gram`].
+    pub fn sums(&self) -> &[f64] {
+        match self {
+            Reduced::Sums(sums) => sums,
+            other => unreachable!("asked for sums, got {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// As [`Reduced::gram`].
+    pub fn rows(&self) -> &[Vec<f64>] {
+        match self {
+            Reduced::Rows(rows) => rows,
+            other => unreachable!("asked for rows, got {other:?}"),
+        }
+    }
 }
 
 /// Symmetric matrix of inner products.
@@ -28,6 +127,20 @@ pub struct Gram {
 }
 
 impl Gram {
+    /// From the products of the pairs (0, 0), (0, 1), ..., (1, 1), ...
+    pub fn from_pairs(size: usize, pairs: impl IntoIterator<Item = f64>) -> Gram {
+        let mut products = vec![0.0; size * size];
+        let mut pairs = pairs.into_iter();
+        for i in 0..size {
+            for j in i..size {
+                let product = pairs.next().unwrap_or(0.0);
+                products[i * size + j] = product;
+                products[j * size + i] = product;
+            }
+        }
+        Gram { size, products }
+    }
+
     pub fn dot(&self, i: usize, j: usize) -> f64 {
         self.products[i * self.size + j]
     }
@@ -35,12 +148,22 @@ impl Gram {
     pub fn norm(&self, i: usize) -> f64 {
         self.dot(i, i).sqrt()
     }
-}
 
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct L1 {
-    pub all: f64,
-    pub kept: f64,
+    /// Inner product of two combinations of the inputs.
+    pub fn of(&self, a: &[f64], b: &[f64]) -> f64 {
+        let mut sum = 0.0;
+        for (i, a) in a.iter().enumerate() {
+            for (j, b) in b.iter().enumerate() {
+                sum += a * b * self.dot(i, j);
+            }
+        }
+        sum
+    }
+
+    /// Length of a combination of the inputs.
+    pub fn length(&self, a: &[f64]) -> f64 {
+        self.of(a, a).max(0.0).sqrt()
+    }
 }
 
 /// Keeps magnitudes above `threshold`, and of those equal to it the ones at an index below `equal_end`: the lowest
@@ -61,6 +184,11 @@ impl Cut {
             threshold: self.threshold,
             equal_end: self.equal_end.saturating_sub(at).min(u64::from(u32::MAX)) as u32,
         }
+    }
+
+    /// The least magnitude that is kept.
+    pub fn value(self) -> f32 {
+        f32::from_bits(self.threshold)
     }
 }
 

@@ -10,7 +10,7 @@ use engine::backend::cpu::Cpu;
 use engine::{Artifact, ExecuteError, Observer, Plan, Settings, Sources};
 use proptest::prelude::*;
 use recipe::{Recipe, Refusal};
-use testkit::reference::{self, Inputs, TaskVectors};
+use testkit::reference::{self, Task};
 use testkit::{TinyCheckpoint, read_checkpoint};
 
 struct Models {
@@ -112,9 +112,13 @@ proptest! {
         let (out, _) = models.merge(&recipe);
         let (a, b) = (read_checkpoint(&models.dir.path().join("a")), read_checkpoint(&models.dir.path().join("b")));
         for (name, merged) in read_checkpoint(&out) {
-            let inputs = Inputs { x: vec![&b[&name].values, &a[&name].values], base: Some(1) };
-            let parameters = TaskVectors { weights: vec![1.0, 0.0], densities: vec![density, 1.0], elects: true, normalize: true, rescale: false, lambda: 1.0 };
-            prop_assert_eq!(&merged.values, &reference::task_vectors(&inputs, &parameters).values, "{}", name);
+            let parameters = serde_json::json!({
+                "shape": merged.shape, "base": 1, "shared": {"lambda": 1.0, "normalize": true, "rescale": "none", "sign_method": "sum"},
+                "each": [{"weight": 1.0, "density": density}, {}],
+            });
+            let x: [&[f64]; 2] = [&b[&name].values, &a[&name].values];
+            let task = Task { method: "ties", parameters: &parameters, x: &x, draws: &|_, _| 0.0 };
+            prop_assert_eq!(&merged.values, &reference::merge(&task).values, "{}", name);
         }
     }
 }
@@ -264,4 +268,70 @@ fn a_plan_has_the_same_digest_until_something_that_matters_changes() {
         .set_modified(std::time::UNIX_EPOCH)
         .unwrap();
     assert_ne!(first, digest(LINEAR, &settings));
+}
+
+/// Statistics over the whole model against the reference on all tensors written one after the other.
+#[test]
+fn a_trim_and_an_angle_over_the_whole_model_are_taken_over_all_its_tensors() {
+    let models = Models::new(&llamas(3, Dtype::F32));
+    let read = |name: &str| read_checkpoint(&models.dir.path().join(name));
+    let (a, b) = (read("a"), read("b"));
+    let joined = |m: &std::collections::BTreeMap<String, testkit::Tensor>| {
+        m.values().flat_map(|t| t.values.clone()).collect::<Vec<f64>>()
+    };
+    let (xa, xb) = (joined(&a), joined(&b));
+    let cases = [
+        (
+            "merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1, density: 0.3}}]\nparameters: {trim_scope: model}\n",
+            "ties",
+            serde_json::json!({"lambda": 1.0, "normalize": true, "rescale": "none", "sign_method": "sum"}),
+            (vec![&xb[..], &xa[..]], 1),
+        ),
+        (
+            "merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.3, angle_scope: model}\n",
+            "slerp",
+            serde_json::json!({"t": 0.3}),
+            (vec![&xa[..], &xb[..]], 0),
+        ),
+    ];
+    for (recipe, method, shared, (x, base)) in cases {
+        let (out, _) = models.merge(recipe);
+        let parameters = serde_json::json!({"shape": [xa.len()], "base": base, "shared": shared, "each": [{"weight": 1.0, "density": 0.3}, {}]});
+        let truth = reference::merge(&Task { method, parameters: &parameters, x: &x, draws: &|_, _| 0.0 });
+        let ours = joined(&read_checkpoint(&out));
+        let off = ours.iter().zip(&truth.values).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-6, "{method}: {off}");
+        std::fs::remove_dir_all(out).unwrap();
+    }
+    let differing = "merge_method: ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1, density: [0.3, 0.6]}}]\nparameters: {trim_scope: model}\n";
+    assert!(models.refused(differing).contains("one value of density"));
+}
+
+#[test]
+fn what_comes_out_infinite_fails_with_the_tensors_name_unless_allowed() {
+    let mut list = llamas(2, Dtype::F32);
+    let values: Vec<f32> = vec![60_000.0; 8];
+    list.iter_mut().for_each(|m| m.set("model.norm.weight", Dtype::F32, &[8], &values));
+    let models = Models::new(&list);
+    let recipe = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 1}}, {model: b, parameters: {weight: 1}}]\nparameters: {normalize: false}\ndtype: float16\n";
+    let (plan, sources) = models.plan(recipe, &Settings::default()).unwrap();
+    let error = engine::execute(&plan, &sources, "", &models.dir.path().join("x"), &quiet(&AtomicBool::new(false)))
+        .unwrap_err();
+    assert!(error.to_string().contains(r#"tensor "model.norm.weight" came out as NaN or infinite in F16"#), "{error}");
+    let (out, _) = models.merge(&format!("{recipe}options: {{allow_non_finite: true}}\n"));
+    assert!(read_checkpoint(&out)["model.norm.weight"].values[0].is_infinite());
+}
+
+#[test]
+fn a_random_merge_is_the_same_again_and_another_with_another_seed() {
+    let models = Models::new(&llamas(2, Dtype::F32));
+    let recipe = "merge_method: dare_ties\nbase_model: a\nmodels: [{model: b, parameters: {weight: 1, dare: {drop_rate: 0.6}, density: 0.5}}]\nparameters: {rescale: true, int8_mask: true}\n";
+    let digest = |recipe: &str| {
+        let (out, artifact) = models.merge(recipe);
+        std::fs::remove_dir_all(out).unwrap();
+        artifact.files.into_iter().find(|f| f.path == "model.safetensors").unwrap().sha256
+    };
+    let first = digest(recipe);
+    assert_eq!(first, digest(recipe));
+    assert_ne!(first, digest(&format!("{recipe}options: {{random_seed: 5}}\n")));
 }

@@ -397,6 +397,11 @@ impl Decoder {
         let mut parameters = Parameters::new();
         for (key, value) in entries.iter().filter(|(_, value)| value.kind != Kind::Null) {
             let at = format!("{pointer}/{}", escape(&key.name));
+            if key.name == "dare" && matches!(value.kind, Kind::Map(_)) {
+                // `dare: {drop_rate: 0.9}` as guides write it
+                parameters.extend(self.parameters(value, &at).unwrap_or_default());
+                continue;
+            }
             if let Some(Some(setting)) = self.setting(value, &at) {
                 parameters.insert(key.name.clone(), setting);
             }
@@ -477,10 +482,15 @@ impl Decoder {
     }
 
     fn options(&mut self, node: &Node, pointer: &str) -> Option<Options> {
-        let object =
-            self.object(node, pointer, &["allow_crimes", "out_shard_size", "random_seed"], "a map of options")?;
+        let object = self.object(
+            node,
+            pointer,
+            &["allow_crimes", "allow_non_finite", "out_shard_size", "random_seed"],
+            "a map of options",
+        )?;
         Some(Options {
             allow_crimes: self.optional(&object, "allow_crimes", Decoder::boolean).unwrap_or(false),
+            allow_non_finite: self.optional(&object, "allow_non_finite", Decoder::boolean).unwrap_or(false),
             out_shard_size: self.optional(&object, "out_shard_size", Decoder::count),
             random_seed: self.optional(&object, "random_seed", Decoder::count),
         })

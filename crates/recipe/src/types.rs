@@ -149,6 +149,8 @@ pub enum FloatDtype {
 pub struct Options {
     /// Merge models of different `architectures` if their tensors agree.
     pub allow_crimes: bool,
+    /// Write values that are not finite though their inputs are, instead of failing.
+    pub allow_non_finite: bool,
     /// Bytes of one output shard; the operator's default without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_shard_size: Option<u64>,

@@ -39,6 +39,7 @@ impl JobError {
             JobError::Output(_) => "invalid_output",
             JobError::Execute(ExecuteError::DiskFull { .. }) => "disk_full",
             JobError::Execute(ExecuteError::BuffersDiffer { .. }) => "buffers_differ",
+            JobError::Execute(ExecuteError::NotFinite { .. }) => "not_finite",
             JobError::Execute(_) => "merge_failed",
             JobError::Publish(PublishError::Occupied { .. }) => "output_exists",
             JobError::Publish(_) => "publish_failed",

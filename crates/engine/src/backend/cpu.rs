@@ -1,7 +1,11 @@
 //! The CPU backend: spans in parallel on the current rayon pool, tiles that stay in the cache inside each span.
 //!
-//! Invariant: sums are taken per block of [`BLOCK`] elements and blocks are added in a fixed tree, counts are integers;
-//! so nothing depends on threads, spans or tiles.
+//! Invariant: sums are taken per block and blocks are added in a fixed tree, counts are integers; so nothing depends on
+//! threads, spans or tiles.
+
+mod select;
+mod sums;
+mod vectors;
 
 use std::sync::Mutex;
 
@@ -12,10 +16,7 @@ use super::{Backend, TensorInputs, TensorOutput};
 use crate::ExecuteError;
 use crate::convert;
 use crate::kernel::{Kernel, TILE_MAX, Tile};
-use crate::statistic::{Cut, Gram, L1, Reduced, Statistic};
-
-mod select;
-mod sums;
+use crate::statistic::{Reduced, Statistic};
 
 /// Elements whose sums are taken in one go; also the least span.
 pub const BLOCK: u64 = 1 << 16;
@@ -35,6 +36,15 @@ struct Scratch {
     out: Vec<u8>,
     values: Vec<Vec<f32>>,
     result: Vec<f32>,
+}
+
+/// How a tensor is walked through.
+#[derive(Debug, Clone, Copy)]
+struct Steps {
+    /// A multiple of what must come together; sums are per block.
+    block: u64,
+    span: u64,
+    tile: u64,
 }
 
 impl Cpu {
@@ -58,16 +68,24 @@ impl Cpu {
         cpu.span * (inputs as u64 + 1) * 4 + (inputs as u64 + 1) * TILE_MAX as u64 * 4
     }
 
+    /// Units never straddle a tile, tiles never a block, blocks never a span.
+    fn steps(&self, unit: u64) -> Steps {
+        let whole = |length: u64, part: u64| (length / part * part).max(part);
+        let block = whole(BLOCK, unit);
+        Steps { block, span: whole(self.span, block), tile: whole(self.tile as u64, unit) }
+    }
+
     /// Runs `f` over all spans in parallel, each with buffers of its own, and gives the results in order.
     fn map_spans<T: Send>(
         &self,
         elements: u64,
+        span: u64,
         f: impl Fn(std::ops::Range<u64>, &mut Scratch) -> Result<T, ExecuteError> + Sync,
     ) -> Result<Vec<T>, ExecuteError> {
-        let spans = elements.div_ceil(self.span);
+        let spans = elements.div_ceil(span);
         let run = |i: u64| {
             let mut scratch = self.lock_scratch().pop().unwrap_or_default();
-            let result = f(i * self.span..((i + 1) * self.span).min(elements), &mut scratch);
+            let result = f(i * span..((i + 1) * span).min(elements), &mut scratch);
             self.lock_scratch().push(scratch);
             result
         };
@@ -86,18 +104,19 @@ impl Cpu {
         &self,
         inputs: &dyn TensorInputs,
         span: std::ops::Range<u64>,
+        steps: Steps,
         scratch: &mut Scratch,
-        mut f: impl FnMut(u64, &[&[f32]]),
+        mut f: impl FnMut(&Tile<'_>),
     ) -> Result<(), ExecuteError> {
-        scratch.read(inputs, span.clone(), self.tile)?;
+        scratch.read(inputs, span.clone(), steps.tile as usize)?;
         let Scratch { raw, values, .. } = scratch;
         let mut at = span.start;
         while at < span.end {
             // a tile never crosses a block, so that block sums see their elements in one order
-            let block_end = (at / BLOCK + 1) * BLOCK;
-            let end = (at + self.tile as u64).min(span.end).min(block_end);
+            let block_end = (at / steps.block + 1) * steps.block;
+            let end = (at + steps.tile).min(span.end).min(block_end);
             let tile = decode(inputs, raw, values, (at - span.start) as usize, (end - at) as usize);
-            f(at, &tile);
+            f(&Tile { inputs: &tile, at });
             at = end;
         }
         Ok(())
@@ -116,7 +135,9 @@ impl Scratch {
                 self.raw[input].resize(bytes, 0);
             }
             inputs.read(input, span.start, &mut self.raw[input][..bytes])?;
-            self.values[input].resize(tile, 0.0);
+            if self.values[input].len() < tile {
+                self.values[input].resize(tile, 0.0);
+            }
         }
         Ok(())
     }
@@ -150,9 +171,13 @@ fn decode<'a>(
 impl Backend for Cpu {
     fn reduce(&self, statistic: &Statistic, inputs: &dyn TensorInputs) -> Result<Reduced, ExecuteError> {
         match statistic {
-            Statistic::Gram => self.gram(inputs).map(Reduced::Gram),
-            Statistic::Cuts { origin, keep } => self.cuts(inputs, *origin, keep).map(Reduced::Cuts),
-            Statistic::L1 { origin, cuts } => self.l1(inputs, *origin, cuts).map(Reduced::L1),
+            Statistic::Gram { origin } => self.gram(inputs, *origin).map(Reduced::Gram),
+            Statistic::VectorGram { origin, vectors } => {
+                self.vector_gram(inputs, *origin, *vectors).map(Reduced::VectorGram)
+            }
+            Statistic::Cuts { of, keep } => self.cuts(inputs, of, keep).map(Reduced::Cuts),
+            Statistic::Sums { of } => self.sums(inputs, of).map(Reduced::Sums),
+            Statistic::Rows { of, row, fold } => self.rows(inputs, of, *row, *fold).map(Reduced::Rows),
         }
     }
 
@@ -162,21 +187,29 @@ impl Backend for Cpu {
         inputs: &dyn TensorInputs,
         output: &dyn TensorOutput,
     ) -> Result<(), ExecuteError> {
-        self.map_spans(inputs.elements(), |span, scratch| {
-            let width = width(output.dtype());
+        let steps = self.steps(kernel.unit());
+        let dtype = output.dtype();
+        self.map_spans(inputs.elements(), steps.span, |span, scratch| {
             let mut out = std::mem::take(&mut scratch.out);
             let mut result = std::mem::take(&mut scratch.result);
-            let bytes = (span.end - span.start) as usize * width;
+            let bytes = (span.end - span.start) as usize * width(dtype);
             if out.len() < bytes {
                 out.resize(bytes, 0);
             }
-            result.resize(self.tile, 0.0);
-            self.each_tile(inputs, span.clone(), scratch, |at, tile| {
-                let result = &mut result[..tile[0].len()];
-                kernel.combine(&Tile { inputs: tile, at }, result);
-                let from = (at - span.start) as usize * width;
-                convert::from_f32(output.dtype(), result, &mut out[from..from + result.len() * width]);
+            if result.len() < steps.tile as usize {
+                result.resize(steps.tile as usize, 0.0);
+            }
+            let mut bad = None;
+            self.each_tile(inputs, span.clone(), steps, scratch, |tile| {
+                let result = &mut result[..tile.len()];
+                kernel.combine(tile, result);
+                bad = bad.or_else(|| convert::first_lost(dtype, result, tile.inputs).map(|i| tile.at + i as u64));
+                let from = (tile.at - span.start) as usize * width(dtype);
+                convert::from_f32(dtype, result, &mut out[from..from + tile.len() * width(dtype)]);
             })?;
+            if let Some(element) = bad {
+                output.not_finite(element)?;
+            }
             output.write(span.start, &out[..bytes])?;
             scratch.out = out;
             scratch.result = result;

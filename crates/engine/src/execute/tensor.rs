@@ -6,35 +6,72 @@ use super::{ExecuteError, Execution};
 use crate::backend::{Backend, TensorInputs, TensorOutput};
 use crate::methods::Merge;
 use crate::plan::{TaskInput, TensorTask, Work};
+use crate::statistic::Reduced;
 
 /// Bytes copied at a time.
 const COPY_BYTES: u64 = 1 << 20;
 
+/// `over_model` holds statistics of the whole model and where this tensor begins in it.
 pub(super) fn merge(
     execution: &Execution<'_>,
     backend: &dyn Backend,
     task: &TensorTask,
     shard: &ShardFile,
+    over_model: Option<(&[Reduced], u64)>,
 ) -> Result<(), ExecuteError> {
-    let places = Places { execution, task, shard };
+    let places = Places { reading: Reading { execution, task }, shard };
     match &task.work {
         Work::Copy(input) => places.copy(&task.inputs[*input], &[]),
         Work::CopyEqual => places.copy(&task.inputs[0], &task.inputs[1..]),
-        Work::Merge(merge) => reduce_then_combine(backend, merge.as_ref(), &places),
+        Work::Merge(merge) => reduce_then_combine(backend, merge.as_ref(), &places, over_model),
     }
 }
 
-fn reduce_then_combine(backend: &dyn Backend, merge: &dyn Merge, places: &Places<'_>) -> Result<(), ExecuteError> {
+fn reduce_then_combine(
+    backend: &dyn Backend,
+    merge: &dyn Merge,
+    places: &Places<'_>,
+    over_model: Option<(&[Reduced], u64)>,
+) -> Result<(), ExecuteError> {
+    let (known, offset) = match over_model {
+        Some((known, offset)) => (known.to_vec(), offset),
+        None => (reduce(backend, merge, &places.reading)?, 0),
+    };
+    let kernel = merge
+        .kernel(&known, offset)
+        .map_err(|reason| ExecuteError::Unmergeable { tensor: places.reading.task.name.clone(), reason })?;
+    backend.combine(kernel.as_ref(), &places.reading, places)
+}
+
+/// Every statistic a merge asks for, one after the other.
+pub(super) fn reduce(
+    backend: &dyn Backend,
+    merge: &dyn Merge,
+    inputs: &dyn TensorInputs,
+) -> Result<Vec<Reduced>, ExecuteError> {
     let mut known = Vec::new();
     while let Some(statistic) = merge.statistic(&known) {
-        known.push(backend.reduce(&statistic, places)?);
+        known.push(backend.reduce(&statistic, inputs)?);
     }
-    backend.combine(merge.kernel(&known).as_ref(), places, places)
+    Ok(known)
+}
+
+/// The inputs of a task.
+#[derive(Clone, Copy)]
+pub(super) struct Reading<'a> {
+    pub execution: &'a Execution<'a>,
+    pub task: &'a TensorTask,
+}
+
+impl Reading<'_> {
+    fn read_input(&self, input: &TaskInput, offset: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
+        self.execution.stop_if_cancelled()?;
+        Ok(self.execution.sources.list[input.source].checkpoint.read_at(&input.place, offset, buffer)?)
+    }
 }
 
 struct Places<'a> {
-    execution: &'a Execution<'a>,
-    task: &'a TensorTask,
+    reading: Reading<'a>,
     shard: &'a ShardFile,
 }
 
@@ -46,11 +83,11 @@ impl Places<'_> {
         let mut at = 0;
         while at < total {
             let length = COPY_BYTES.min(total - at) as usize;
-            self.read_input(from, at, &mut buffer[..length])?;
+            self.reading.read_input(from, at, &mut buffer[..length])?;
             for input in equal_to {
-                self.read_input(input, at, &mut other[..length])?;
+                self.reading.read_input(input, at, &mut other[..length])?;
                 if other[..length] != buffer[..length] {
-                    return Err(ExecuteError::BuffersDiffer { tensor: self.task.name.clone() });
+                    return Err(ExecuteError::BuffersDiffer { tensor: self.reading.task.name.clone() });
                 }
             }
             self.write_bytes(at, &buffer[..length])?;
@@ -59,14 +96,9 @@ impl Places<'_> {
         Ok(())
     }
 
-    fn read_input(&self, input: &TaskInput, offset: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
-        self.execution.stop_if_cancelled()?;
-        Ok(self.execution.sources.list[input.source].checkpoint.read_at(&input.place, offset, buffer)?)
-    }
-
     fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<(), ExecuteError> {
-        self.shard.write_at(self.task.start + offset, bytes)?;
-        self.execution.add_bytes(bytes.len() as u64);
+        self.shard.write_at(self.reading.task.start + offset, bytes)?;
+        self.reading.execution.add_bytes(bytes.len() as u64);
         Ok(())
     }
 }
@@ -75,7 +107,7 @@ fn width(dtype: Dtype) -> u64 {
     dtype.bitsize() as u64 / 8
 }
 
-impl TensorInputs for Places<'_> {
+impl TensorInputs for Reading<'_> {
     fn count(&self) -> usize {
         self.task.inputs.len()
     }
@@ -102,10 +134,21 @@ impl TensorInputs for Places<'_> {
 
 impl TensorOutput for Places<'_> {
     fn dtype(&self) -> Dtype {
-        self.task.dtype
+        self.reading.task.dtype
+    }
+
+    fn not_finite(&self, element: u64) -> Result<(), ExecuteError> {
+        if self.reading.execution.plan.allow_non_finite {
+            return Ok(());
+        }
+        Err(ExecuteError::NotFinite {
+            tensor: self.reading.task.name.clone(),
+            element,
+            dtype: format!("{:?}", self.reading.task.dtype),
+        })
     }
 
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), ExecuteError> {
-        self.write_bytes(at * width(self.task.dtype), bytes)
+        self.write_bytes(at * width(self.reading.task.dtype), bytes)
     }
 }

@@ -1,7 +1,7 @@
 //! Weighted average: `out = (sum of w_i x_i) / (sum of w_i)`, or the bare sum without `normalize`.
 //! Wortsman et al. 2022, "Model soups", arXiv:2203.05482.
 
-use super::{About, Base, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{Kernel, WeightedSum};
 use crate::statistic::Reduced;
 
@@ -15,6 +15,7 @@ impl Method for Linear {
             formula: "out = (sum of w_i x_i) / (sum of w_i); without normalize, the sum alone",
             source: "https://arxiv.org/abs/2203.05482",
             advice: "fine-tunes of one base that are alike; weights between 0.3 and 0.7 rarely hurt",
+            cost: Cost::Elementwise,
             inputs: Inputs { base: Base::Ordinary, min: 1, max: None },
             parameters: vec![
                 Parameter::number(
@@ -48,7 +49,7 @@ struct LinearMerge {
 }
 
 impl Merge for LinearMerge {
-    fn kernel(&self, _: &[Reduced]) -> Box<dyn Kernel> {
-        Box::new(WeightedSum { coefficients: self.coefficients.clone(), divisor: self.divisor })
+    fn kernel(&self, _: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
+        Ok(Box::new(WeightedSum { coefficients: self.coefficients.clone(), divisor: self.divisor }))
     }
 }

@@ -1,6 +1,6 @@
 //! One input, copied bit for bit, or times `scale`. Stacks layers of several models when used with slices.
 
-use super::{About, Base, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{Kernel, Scaled};
 use crate::statistic::Reduced;
 
@@ -14,6 +14,7 @@ impl Method for Passthrough {
             formula: "out = x, or scale x",
             source: "the \"frankenmerge\" of the community; no paper",
             advice: "stacking layers of different models into a deeper one; expect to train or test it afterwards",
+            cost: Cost::Elementwise,
             inputs: Inputs { base: Base::Ordinary, min: 1, max: Some(1) },
             parameters: vec![Parameter::number(
                 "scale",
@@ -39,7 +40,7 @@ impl Merge for PassthroughMerge {
         self.scale.is_none().then_some(0)
     }
 
-    fn kernel(&self, _: &[Reduced]) -> Box<dyn Kernel> {
-        Box::new(Scaled(self.scale.unwrap_or(1.0) as f32))
+    fn kernel(&self, _: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
+        Ok(Box::new(Scaled(self.scale.unwrap_or(1.0) as f32)))
     }
 }

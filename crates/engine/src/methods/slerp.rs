@@ -2,7 +2,7 @@
 //! `out = sin((1-t) A) / sin(A) * a + sin(t A) / sin(A) * b`, A the angle between them; along the straight line where
 //! they are nearly parallel. Shoemake 1985, "Animating rotation with quaternion curves".
 
-use super::{About, Base, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{Kernel, WeightedSum};
 use crate::statistic::{Gram, Reduced, Statistic};
 
@@ -21,14 +21,22 @@ impl Method for Slerp {
             formula: "out = sin((1-t)A)/sin(A) a + sin(tA)/sin(A) b, A the angle between a and b; (1-t) a + t b where |cos A| > 0.9995",
             source: "https://doi.org/10.1145/325165.325242",
             advice: "two models of one family; start with t between 0.3 and 0.5, and try different t for attention and MLP",
+            cost: Cost::TwoPasses,
             inputs: Inputs { base: Base::FirstByDefault, min: 2, max: Some(2) },
-            parameters: vec![Parameter::number(
-                "t",
-                Scope::Shared,
-                Default::Required,
-                "0 gives the base, 1 the other model",
-            )],
+            parameters: vec![
+                Parameter::number("t", Scope::Shared, Default::Required, "0 gives the base, 1 the other model"),
+                Parameter::word(
+                    "angle_scope",
+                    &["tensor", "model"],
+                    "tensor",
+                    "whether each tensor has an angle of its own, or the whole model has one",
+                ),
+            ],
         }
+    }
+
+    fn spans_the_model(&self, parameters: &TaskParameters) -> bool {
+        parameters.word("angle_scope") == "model"
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {
@@ -45,17 +53,16 @@ struct SlerpMerge {
 
 impl Merge for SlerpMerge {
     fn statistic(&self, known: &[Reduced]) -> Option<Statistic> {
-        known.is_empty().then_some(Statistic::Gram)
+        known.is_empty().then_some(Statistic::Gram { origin: None })
     }
 
-    fn kernel(&self, known: &[Reduced]) -> Box<dyn Kernel> {
-        let [Reduced::Gram(gram)] = known else { unreachable!("asked for the Gram matrix, got {known:?}") };
+    fn kernel(&self, known: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
         let other = 1 - self.base;
-        let (of_base, of_other) = coefficients(gram, self.base, other, self.t);
+        let (of_base, of_other) = coefficients(known[0].gram(), self.base, other, self.t);
         let mut coefficients = vec![0.0; 2];
         coefficients[self.base] = of_base as f32;
         coefficients[other] = of_other as f32;
-        Box::new(WeightedSum { coefficients, divisor: None })
+        Ok(Box::new(WeightedSum { coefficients, divisor: None }))
     }
 }
 
@@ -64,8 +71,9 @@ fn coefficients(gram: &Gram, a: usize, b: usize, t: f64) -> (f64, f64) {
     let cosine = (gram.dot(a, b) / (norm(a) * norm(b))).clamp(-1.0, 1.0);
     // written so that NaN, from inputs that are not finite, takes the line too
     if cosine.abs() <= PARALLEL {
-        let angle = cosine.acos();
-        return (((1.0 - t) * angle).sin() / angle.sin(), (t * angle).sin() / angle.sin());
+        let angle = libm::acos(cosine);
+        let sin = libm::sin(angle);
+        return (libm::sin((1.0 - t) * angle) / sin, libm::sin(t * angle) / sin);
     }
     (1.0 - t, t)
 }

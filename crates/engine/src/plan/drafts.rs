@@ -23,6 +23,8 @@ pub(crate) struct Draft {
     pub name: String,
     pub slice: usize,
     pub t: f64,
+    /// As `t`, over the layers of the whole output; `None` outside the layers.
+    pub depth: Option<f64>,
     pub inputs: Vec<TaskInput>,
 }
 
@@ -42,15 +44,12 @@ fn whole(planner: &mut Planner<'_>, slice: &Slice<'_>) -> Vec<Draft> {
         sources.iter().flat_map(|(_, s)| s.checkpoint.tensors.keys().map(String::as_str)).collect();
     let mut drafts = Vec::with_capacity(names.len());
     for name in names {
-        let t = match layers::split(name) {
-            Some(layer) => {
-                position(layer.index, sources.iter().map(|(_, s)| s.stacks.count(layer.stack)).max().unwrap_or(1))
-            }
-            None => 0.0,
-        };
+        let depth = layers::split(name).map(|layer| {
+            position(layer.index, sources.iter().map(|(_, s)| s.stacks.count(layer.stack)).max().unwrap_or(1))
+        });
         let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
         if let Some(inputs) = inputs(planner, slice, &sources, &wanted) {
-            drafts.push(Draft { name: name.to_owned(), slice: 0, t, inputs });
+            drafts.push(Draft { name: name.to_owned(), slice: 0, t: depth.unwrap_or(0.0), depth, inputs });
         }
     }
     drafts
@@ -60,6 +59,7 @@ fn whole(planner: &mut Planner<'_>, slice: &Slice<'_>) -> Vec<Draft> {
 fn sliced(planner: &mut Planner<'_>, slices: &[Slice<'_>]) -> Vec<Draft> {
     let mut drafts = Vec::new();
     let mut next = 0;
+    let depth = slices.iter().filter_map(|s| s.sources[0].range).map(|r| r.len()).sum();
     let mut output_stack: Option<String> = None;
     for (index, slice) in slices.iter().enumerate() {
         let sources = sources_of(planner, slice);
@@ -67,7 +67,7 @@ fn sliced(planner: &mut Planner<'_>, slices: &[Slice<'_>]) -> Vec<Draft> {
         let output_stack = output_stack.get_or_insert_with(|| stacks[0].clone());
         let length = slice.sources[0].range.map_or(0, |r| r.len());
         for offset in 0..length {
-            let layer = SliceLayer { slice: index, offset, length, output: (output_stack, next + offset) };
+            let layer = SliceLayer { slice: index, offset, length, depth, output: (output_stack, next + offset) };
             layer_drafts(planner, slice, &sources, &stacks, &layer, &mut drafts);
         }
         next += length;
@@ -81,6 +81,8 @@ struct SliceLayer<'a> {
     slice: usize,
     offset: u32,
     length: u32,
+    /// Layers of the output.
+    depth: u32,
     /// Stack and index in the output.
     output: (&'a str, u32),
 }
@@ -105,7 +107,8 @@ fn layer_drafts(
         let wanted: Vec<String> = prefixes.iter().map(|prefix| format!("{prefix}{rest}")).collect();
         if let Some(inputs) = inputs(planner, slice, sources, &wanted) {
             let name = layers::join(layer.output.0, layer.output.1, rest);
-            drafts.push(Draft { name, slice: layer.slice, t: position(layer.offset, layer.length), inputs });
+            let depth = Some(position(layer.output.1, layer.depth));
+            drafts.push(Draft { name, slice: layer.slice, t: position(layer.offset, layer.length), depth, inputs });
         }
     }
 }
@@ -127,7 +130,7 @@ fn outside_layers(
     for name in names {
         let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
         if let Some(inputs) = inputs(planner, slice, &sources, &wanted) {
-            drafts.push(Draft { name: name.to_owned(), slice: index, t: 0.0, inputs });
+            drafts.push(Draft { name: name.to_owned(), slice: index, t: 0.0, depth: None, inputs });
         }
     }
 }

@@ -1,17 +1,24 @@
-//! Exact cuts by radix selection on the bits of |x - origin|: two histograms, and for equal magnitudes the index at
+//! Exact cuts by radix selection on the bits of magnitudes: two histograms, and for equal magnitudes the index at
 //! which the count is reached. Reads the inputs two to three times, never sorts.
 
-use super::{BLOCK, Cpu, Cut, ExecuteError, Scratch, TensorInputs};
+use std::sync::Arc;
+
+use super::{Cpu, ExecuteError, Scratch, Steps, TensorInputs, Tile};
+use crate::kernel::{Kernel, with_scratch};
+use crate::statistic::Cut;
 
 /// Bins of the first histogram: the upper 15 bits of the magnitude.
 const HIGH_BINS: usize = 1 << 15;
 /// Bins of the second: the lower 16 bits, within the bin that holds the cut.
 const LOW_BINS: usize = 1 << 16;
 
-/// A cut being found for one input.
+/// A cut being found.
 #[derive(Clone, Copy)]
 struct Search {
-    input: usize,
+    /// Which of the counts asked for.
+    wanted: usize,
+    /// Which kernel's magnitudes.
+    kernel: usize,
     high: u32,
     threshold: u32,
     /// How many are kept of the magnitudes that agree with the bits fixed so far; in the end, of the equal ones.
@@ -23,37 +30,44 @@ impl Cpu {
     pub(super) fn cuts(
         &self,
         inputs: &dyn TensorInputs,
-        origin: usize,
-        keep: &[Option<u64>],
-    ) -> Result<Vec<Option<Cut>>, ExecuteError> {
-        let mut cuts: Vec<Option<Cut>> = vec![None; inputs.count()];
+        of: &[Arc<dyn Kernel>],
+        keep: &[(usize, u64)],
+    ) -> Result<Vec<Cut>, ExecuteError> {
+        let selection =
+            Selection { cpu: self, inputs, of, steps: self.steps(of.iter().map(|k| k.unit()).max().unwrap_or(1)) };
+        let mut cuts = Vec::with_capacity(keep.len());
         let mut searches = Vec::new();
-        for (input, keep) in keep.iter().enumerate() {
-            match keep {
-                None => {}
-                Some(0) => cuts[input] = Some(Cut::KEEP_NOTHING),
-                Some(count) if *count >= inputs.elements() => cuts[input] = Some(Cut::KEEP_ALL),
-                Some(count) => searches.push(Search { input, high: 0, threshold: 0, kept: *count, equal: 0 }),
-            }
+        for (wanted, (kernel, count)) in keep.iter().enumerate() {
+            cuts.push(match count {
+                0 => Cut::KEEP_NOTHING,
+                count if *count >= inputs.elements() => Cut::KEEP_ALL,
+                count => {
+                    searches.push(Search { wanted, kernel: *kernel, high: 0, threshold: 0, kept: *count, equal: 0 });
+                    Cut::KEEP_ALL
+                }
+            });
         }
         if !searches.is_empty() {
-            self.search_high(inputs, origin, &mut searches)?;
-            self.search_low(inputs, origin, &mut searches)?;
+            selection.search_high(&mut searches)?;
+            selection.search_low(&mut searches)?;
         }
         for search in searches {
-            let equal_end = self.equal_end(inputs, origin, &search)?;
-            cuts[search.input] = Some(Cut { threshold: search.threshold, equal_end });
+            cuts[search.wanted] = Cut { threshold: search.threshold, equal_end: selection.equal_end(&search)? };
         }
         Ok(cuts)
     }
+}
 
-    fn search_high(
-        &self,
-        inputs: &dyn TensorInputs,
-        origin: usize,
-        searches: &mut [Search],
-    ) -> Result<(), ExecuteError> {
-        let histograms = self.histograms(inputs, origin, searches, HIGH_BINS, |bits, _| Some(bits >> 16))?;
+struct Selection<'a> {
+    cpu: &'a Cpu,
+    inputs: &'a dyn TensorInputs,
+    of: &'a [Arc<dyn Kernel>],
+    steps: Steps,
+}
+
+impl Selection<'_> {
+    fn search_high(&self, searches: &mut [Search]) -> Result<(), ExecuteError> {
+        let histograms = self.histograms(searches, HIGH_BINS, |bits, _| Some(bits >> 16))?;
         for (search, histogram) in searches.iter_mut().zip(histograms) {
             let (bin, above) = bin_of(&histogram, search.kept);
             search.high = bin;
@@ -62,14 +76,9 @@ impl Cpu {
         Ok(())
     }
 
-    fn search_low(
-        &self,
-        inputs: &dyn TensorInputs,
-        origin: usize,
-        searches: &mut [Search],
-    ) -> Result<(), ExecuteError> {
+    fn search_low(&self, searches: &mut [Search]) -> Result<(), ExecuteError> {
         let within = |bits: u32, search: &Search| (bits >> 16 == search.high).then_some(bits & 0xffff);
-        let histograms = self.histograms(inputs, origin, searches, LOW_BINS, within)?;
+        let histograms = self.histograms(searches, LOW_BINS, within)?;
         for (search, histogram) in searches.iter_mut().zip(histograms) {
             let (bin, above) = bin_of(&histogram, search.kept);
             search.threshold = search.high << 16 | bin;
@@ -82,24 +91,22 @@ impl Cpu {
     /// One histogram for each search. Counts are integers, so the order in which spans are added does not matter.
     fn histograms(
         &self,
-        inputs: &dyn TensorInputs,
-        origin: usize,
         searches: &[Search],
         bins: usize,
         bin: impl Fn(u32, &Search) -> Option<u32> + Sync,
     ) -> Result<Vec<Vec<u64>>, ExecuteError> {
         let totals = std::sync::Mutex::new(vec![vec![0u64; bins]; searches.len()]);
-        self.map_spans(inputs.elements(), |span, scratch| {
+        self.cpu.map_spans(self.inputs.elements(), self.steps.span, |span, scratch| {
             // a span has fewer elements than a u32 counts
             let mut counts = vec![vec![0u32; bins]; searches.len()];
-            self.each_tile(inputs, span, scratch, |_, tile| {
-                for (search, counts) in searches.iter().zip(&mut counts) {
-                    for (x, origin) in tile[search.input].iter().zip(tile[origin]) {
-                        if let Some(bin) = bin(magnitude(*x, *origin), search) {
+            self.cpu.each_tile(self.inputs, span, self.steps, scratch, |tile| {
+                self.each_kernel(tile, |kernel, values| {
+                    for (search, counts) in searches.iter().zip(&mut counts).filter(|(s, _)| s.kernel == kernel) {
+                        for bin in values.iter().filter_map(|v| bin(magnitude(*v), search)) {
                             counts[bin as usize] += 1;
                         }
                     }
-                }
+                });
             })?;
             let mut totals = totals.lock().expect("adding integers does not panic");
             for (total, counts) in totals.iter_mut().flatten().zip(counts.iter().flatten()) {
@@ -110,62 +117,71 @@ impl Cpu {
         Ok(totals.into_inner().expect("adding integers does not panic"))
     }
 
+    fn each_kernel(&self, tile: &Tile<'_>, mut f: impl FnMut(usize, &[f32])) {
+        with_scratch(tile.len(), |values| {
+            for (kernel, of) in self.of.iter().enumerate() {
+                of.combine(tile, values);
+                f(kernel, values);
+            }
+        });
+    }
+
     /// Index just past the last equal magnitude that is kept.
-    fn equal_end(&self, inputs: &dyn TensorInputs, origin: usize, search: &Search) -> Result<u64, ExecuteError> {
+    fn equal_end(&self, search: &Search) -> Result<u64, ExecuteError> {
         if search.kept == search.equal {
             return Ok(u64::MAX);
         }
-        let spans = self.map_spans(inputs.elements(), |span, scratch| {
-            let mut counts = vec![0u64; (span.end - span.start).div_ceil(BLOCK) as usize];
+        let block = self.steps.block;
+        let spans = self.cpu.map_spans(self.inputs.elements(), self.steps.span, |span, scratch| {
+            let mut counts = vec![0u64; (span.end - span.start).div_ceil(block) as usize];
             let start = span.start;
-            self.each_tile(inputs, span, scratch, |at, tile| {
-                let equal = equal_indices(tile, origin, search).count();
-                counts[((at - start) / BLOCK) as usize] += equal as u64;
-            })?;
+            self.each_equal(span, search, scratch, |at| counts[((at - start) / block) as usize] += 1)?;
             Ok(counts)
         })?;
         let mut left = search.kept;
-        for (block, count) in spans.into_iter().flatten().enumerate() {
+        for (index, count) in spans.into_iter().flatten().enumerate() {
             if count >= left {
-                return self.nth_equal(inputs, origin, search, block as u64, left);
+                return self.nth_equal(search, index as u64 * block, left);
             }
             left -= count;
         }
         unreachable!("the histogram counted {} equal magnitudes", search.equal)
     }
 
-    /// Index just past the `nth` equal magnitude of one block.
-    fn nth_equal(
-        &self,
-        inputs: &dyn TensorInputs,
-        origin: usize,
-        search: &Search,
-        block: u64,
-        nth: u64,
-    ) -> Result<u64, ExecuteError> {
-        let span = block * BLOCK..((block + 1) * BLOCK).min(inputs.elements());
-        let mut seen = 0;
-        let mut end = span.end;
-        self.each_tile(inputs, span, &mut Scratch::default(), |at, tile| {
-            for i in equal_indices(tile, origin, search) {
-                seen += 1;
-                if seen == nth {
-                    end = at + i as u64 + 1;
-                }
+    /// Index just past the `nth` equal magnitude of the block that begins at `start`.
+    fn nth_equal(&self, search: &Search, start: u64, nth: u64) -> Result<u64, ExecuteError> {
+        let span = start..(start + self.steps.block).min(self.inputs.elements());
+        let (mut seen, mut end) = (0, span.end);
+        self.each_equal(span, search, &mut Scratch::default(), |at| {
+            seen += 1;
+            if seen == nth {
+                end = at + 1;
             }
         })?;
         Ok(end)
     }
-}
 
-fn equal_indices<'a>(tile: &'a [&'a [f32]], origin: usize, search: &'a Search) -> impl Iterator<Item = usize> + 'a {
-    let pairs = tile[search.input].iter().zip(tile[origin]).enumerate();
-    pairs.filter(|(_, (x, origin))| magnitude(**x, **origin) == search.threshold).map(|(i, _)| i)
+    fn each_equal(
+        &self,
+        span: std::ops::Range<u64>,
+        search: &Search,
+        scratch: &mut Scratch,
+        mut f: impl FnMut(u64),
+    ) -> Result<(), ExecuteError> {
+        self.cpu.each_tile(self.inputs, span, self.steps, scratch, |tile| {
+            with_scratch(tile.len(), |values| {
+                self.of[search.kernel].combine(tile, values);
+                for (i, _) in values.iter().enumerate().filter(|(_, v)| magnitude(**v) == search.threshold) {
+                    f(tile.at + i as u64);
+                }
+            });
+        })
+    }
 }
 
 #[inline(always)]
-fn magnitude(x: f32, origin: f32) -> u32 {
-    (x - origin).to_bits() & 0x7fff_ffff
+fn magnitude(value: f32) -> u32 {
+    value.to_bits() & 0x7fff_ffff
 }
 
 /// The bin that holds the `count`-th largest, and how many lie in the bins above it.

@@ -1,76 +1,76 @@
 //! Sums in f64: eight lanes inside a block, lanes and blocks added pairwise.
 
-use super::{BLOCK, Cpu, Cut, ExecuteError, Gram, L1, TensorInputs};
+use std::sync::Arc;
+
+use super::{Cpu, ExecuteError, Scratch, TensorInputs, Tile};
+use crate::kernel::{Kernel, with_scratch};
 use crate::simd::simd_clones;
-use crate::statistic::TileCut;
+use crate::statistic::{Fold, Gram};
 
 const LANES: usize = 8;
 
-/// A running sum of one block.
+/// A running sum of one block, or of one row.
 #[derive(Clone, Copy, Default)]
-struct Lanes {
+pub(super) struct Lanes {
     sums: [f64; LANES],
     /// Elements taken so far: element i of the block always lands in lane i % 8, whatever the tiles were.
     taken: usize,
 }
 
 impl Lanes {
-    fn total(&self) -> f64 {
+    pub(super) fn total(&self) -> f64 {
         let s = self.sums;
         ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
     }
 }
 
+/// Pairs (0, 0), (0, 1), ..., (1, 1), ... of so many inputs.
+pub(super) fn pairs(size: usize) -> Vec<(usize, usize)> {
+    (0..size).flat_map(|i| (i..size).map(move |j| (i, j))).collect()
+}
+
 impl Cpu {
     /// Inner products of every pair of inputs.
-    pub(super) fn gram(&self, inputs: &dyn TensorInputs) -> Result<Gram, ExecuteError> {
-        let size = inputs.count();
-        let pairs: Vec<(usize, usize)> = (0..size).flat_map(|i| (i..size).map(move |j| (i, j))).collect();
-        let sums = self.block_sums(inputs, pairs.len(), |_, tile, lanes| {
+    pub(super) fn gram(&self, inputs: &dyn TensorInputs, origin: Option<usize>) -> Result<Gram, ExecuteError> {
+        let pairs = pairs(inputs.count());
+        let sums = self.block_sums(inputs, 1, pairs.len(), |tile, lanes| {
             for ((i, j), lanes) in pairs.iter().zip(lanes) {
-                add_products(tile[*i], tile[*j], lanes);
+                add_pair(tile, (*i, *j), origin, lanes);
             }
         })?;
-        let mut products = vec![0.0; size * size];
-        for ((i, j), sum) in pairs.iter().zip(sums) {
-            products[i * size + j] = sum;
-            products[j * size + i] = sum;
-        }
-        Ok(Gram { size, products })
+        Ok(Gram::from_pairs(inputs.count(), sums))
     }
 
-    /// Sums of |x - origin|, all and kept, for each input that has a cut.
-    pub(super) fn l1(
-        &self,
-        inputs: &dyn TensorInputs,
-        origin: usize,
-        cuts: &[Option<Cut>],
-    ) -> Result<Vec<L1>, ExecuteError> {
-        let sums = self.block_sums(inputs, 2 * inputs.count(), |at, tile, lanes| {
-            for ((cut, lanes), x) in cuts.iter().zip(lanes.as_chunks_mut::<2>().0).zip(tile) {
-                if let Some(cut) = cut {
-                    add_magnitudes(x, tile[origin], cut.from(at), lanes);
+    /// Sums of what the kernels make.
+    pub(super) fn sums(&self, inputs: &dyn TensorInputs, of: &[Arc<dyn Kernel>]) -> Result<Vec<f64>, ExecuteError> {
+        let unit = of.iter().map(|k| k.unit()).max().unwrap_or(1);
+        self.block_sums(inputs, unit, of.len(), |tile, lanes| {
+            with_scratch(tile.len(), |values| {
+                for (kernel, lanes) in of.iter().zip(lanes) {
+                    kernel.combine(tile, values);
+                    add_values(values, lanes);
                 }
-            }
-        })?;
-        Ok(sums.chunks(2).map(|pair| L1 { all: pair[0], kept: pair[1] }).collect())
+            });
+        })
     }
 
     /// `sums` numbers over all elements: `add` takes a tile into the lanes of its block.
     fn block_sums(
         &self,
         inputs: &dyn TensorInputs,
+        unit: u64,
         sums: usize,
-        add: impl Fn(u64, &[&[f32]], &mut [Lanes]) + Sync,
+        add: impl Fn(&Tile<'_>, &mut [Lanes]) + Sync,
     ) -> Result<Vec<f64>, ExecuteError> {
-        let spans = self.map_spans(inputs.elements(), |span, scratch| {
+        let steps = self.steps(unit);
+        let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
             let mut blocks: Vec<Vec<f64>> = Vec::new();
             let mut lanes = vec![Lanes::default(); sums];
             let end = span.end;
-            self.each_tile(inputs, span, scratch, |at, tile| {
-                add(at, tile, &mut lanes);
-                let next = at + tile[0].len() as u64;
-                if next.is_multiple_of(BLOCK) || next == end {
+            self.each_tile(inputs, span, steps, scratch, |tile| {
+                add(tile, &mut lanes);
+                let next = tile.at + tile.len() as u64;
+                if next.is_multiple_of(steps.block) || next == end {
                     blocks.push(lanes.iter().map(Lanes::total).collect());
                     lanes.fill(Lanes::default());
                 }
@@ -79,6 +79,61 @@ impl Cpu {
         })?;
         let blocks: Vec<Vec<f64>> = spans.into_iter().flatten().collect();
         Ok((0..sums).map(|which| pairwise(&blocks, which)).collect())
+    }
+
+    /// One number for each row and kernel. A row is walked from its start, in pieces of a block, whatever the spans are.
+    pub(super) fn rows(
+        &self,
+        inputs: &dyn TensorInputs,
+        of: &[Arc<dyn Kernel>],
+        row: u64,
+        fold: Fold,
+    ) -> Result<Vec<Vec<f64>>, ExecuteError> {
+        let steps = self.steps(row);
+        let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
+            let mut rows = vec![Vec::new(); of.len()];
+            self.fold_rows(inputs, span, steps, row, scratch, |tile| {
+                with_scratch(tile.len(), |values| {
+                    for (kernel, rows) in of.iter().zip(&mut rows) {
+                        kernel.combine(tile, values);
+                        rows.extend(values.chunks(row as usize).map(|row| fold_row(row, fold)));
+                    }
+                });
+            })?;
+            Ok(rows)
+        })?;
+        let mut all = vec![Vec::with_capacity((inputs.elements() / row.max(1)) as usize); of.len()];
+        for span in spans {
+            for (all, rows) in all.iter_mut().zip(span) {
+                all.extend(rows);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Tiles of whole rows.
+    fn fold_rows(
+        &self,
+        inputs: &dyn TensorInputs,
+        span: std::ops::Range<u64>,
+        steps: super::Steps,
+        row: u64,
+        scratch: &mut Scratch,
+        f: impl FnMut(&Tile<'_>),
+    ) -> Result<(), ExecuteError> {
+        debug_assert!(steps.tile.is_multiple_of(row));
+        self.each_tile(inputs, span, steps, scratch, f)
+    }
+}
+
+fn fold_row(row: &[f32], fold: Fold) -> f64 {
+    match fold {
+        Fold::Max => f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
+        Fold::Sum => {
+            let mut lanes = Lanes::default();
+            add_values(row, &mut lanes);
+            lanes.total()
+        }
     }
 }
 
@@ -93,8 +148,19 @@ fn pairwise(blocks: &[Vec<f64>], which: usize) -> f64 {
     }
 }
 
+/// Adds the products of one pair of inputs.
+pub(super) fn add_pair(tile: &Tile<'_>, (i, j): (usize, usize), origin: Option<usize>, lanes: &mut Lanes) {
+    match origin {
+        None => add_products(tile.inputs[i], tile.inputs[j], lanes),
+        // a difference from itself is nothing
+        Some(origin) if origin == i || origin == j => {}
+        Some(origin) => add_difference_products(tile.inputs[i], tile.inputs[j], tile.inputs[origin], lanes),
+    }
+}
+
 simd_clones! { fn add_products(a: &[f32], b: &[f32], lanes: &mut Lanes) = add_products_body; }
-simd_clones! { fn add_magnitudes(x: &[f32], origin: &[f32], cut: TileCut, lanes: &mut [Lanes; 2]) = add_magnitudes_body; }
+simd_clones! { fn add_difference_products(a: &[f32], b: &[f32], origin: &[f32], lanes: &mut Lanes) = add_difference_products_body; }
+simd_clones! { pub(super) fn add_values(values: &[f32], lanes: &mut Lanes) = add_values_body; }
 
 #[inline(always)]
 fn add_products_body(a: &[f32], b: &[f32], lanes: &mut Lanes) {
@@ -102,15 +168,19 @@ fn add_products_body(a: &[f32], b: &[f32], lanes: &mut Lanes) {
     add_terms(a.len(), lanes, |i| (f64::from(a[i]), f64::from(b[i])));
 }
 
-/// Lanes of all elements, and of those that the cut keeps.
+/// Differences in f64, so that nearly equal models keep their digits.
 #[inline(always)]
-fn add_magnitudes_body(x: &[f32], origin: &[f32], cut: TileCut, [all, kept]: &mut [Lanes; 2]) {
-    let origin = &origin[..x.len()];
-    add_terms(x.len(), all, |i| (f64::from((x[i] - origin[i]).abs()), 1.0));
-    add_terms(x.len(), kept, |i| {
-        let delta = x[i] - origin[i];
-        (if cut.keeps(delta, i) { f64::from(delta.abs()) } else { 0.0 }, 1.0)
+fn add_difference_products_body(a: &[f32], b: &[f32], origin: &[f32], lanes: &mut Lanes) {
+    let (b, origin) = (&b[..a.len()], &origin[..a.len()]);
+    add_terms(a.len(), lanes, |i| {
+        let o = f64::from(origin[i]);
+        (f64::from(a[i]) - o, f64::from(b[i]) - o)
     });
+}
+
+#[inline(always)]
+fn add_values_body(values: &[f32], lanes: &mut Lanes) {
+    add_terms(values.len(), lanes, |i| (f64::from(values[i]), 1.0));
 }
 
 /// Adds the products of `term` to the lanes. A tile may begin inside a group of eight, so that group is filled first.

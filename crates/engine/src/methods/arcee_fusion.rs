@@ -1,0 +1,181 @@
+//! Takes over the other model where it differs most: the difference times the divergence of its row's softmax, cut at
+//! `median + 1.5 (Q3 - Q1)`. After mergekit's Arcee Fusion; no paper. Quantiles are exact here, where mergekit samples
+//! large tensors.
+
+use std::sync::Arc;
+
+use super::{About, Base, Cost, Inputs, Merge, Method, TaskParameters};
+use crate::kernel::{Kernel, Tile};
+use crate::statistic::{Fold, Reduced, Statistic};
+
+pub struct ArceeFusion;
+
+impl Method for ArceeFusion {
+    fn about(&self) -> About {
+        About {
+            name: "arcee_fusion",
+            title: "Arcee Fusion",
+            formula: "s = |b-a| KL(softmax(b) || softmax(a)) by rows; out = b where s >= median + 1.5 (Q3-Q1) of s, else a, a the base",
+            source: "mergekit's Arcee Fusion; no paper",
+            advice: "a base and one fine-tune: takes only what changed most",
+            cost: Cost::Selection,
+            inputs: Inputs { base: Base::Required, min: 2, max: Some(2) },
+            parameters: Vec::new(),
+        }
+    }
+
+    fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {
+        let base = parameters.base.ok_or("arcee_fusion needs a base")?;
+        let (_, row) = parameters.rows();
+        Ok(Box::new(FusionMerge { pair: Pair { a: base, b: 1 - base, row }, elements: parameters.elements() }))
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Pair {
+    a: usize,
+    b: usize,
+    row: u64,
+}
+
+#[derive(Debug)]
+struct FusionMerge {
+    pair: Pair,
+    elements: u64,
+}
+
+/// Added to every probability, so that none is 0 under the logarithm.
+const PROBABILITY_MIN: f64 = 1e-8;
+
+impl Merge for FusionMerge {
+    /// Row maxima, then sums of exponentials, then divergences, then quartiles of the scores.
+    fn statistic(&self, known: &[Reduced]) -> Option<Statistic> {
+        let Pair { a, b, row } = self.pair;
+        if self.elements == 0 {
+            return None;
+        }
+        match known {
+            [] => Some(Statistic::Rows { of: vec![Arc::new(Input(a)), Arc::new(Input(b))], row, fold: Fold::Max }),
+            [maxima] => {
+                let exponential = |input, which: usize| {
+                    let maxima: Arc<[f64]> = maxima.rows()[which].as_slice().into();
+                    Arc::new(Exponential { input, row, maxima }) as Arc<dyn Kernel>
+                };
+                Some(Statistic::Rows { of: vec![exponential(a, 0), exponential(b, 1)], row, fold: Fold::Sum })
+            }
+            [maxima, sums] => {
+                let logs = |which: usize| -> Arc<[f64]> {
+                    maxima.rows()[which]
+                        .iter()
+                        .zip(&sums.rows()[which])
+                        .map(|(max, sum)| max + libm::log(*sum))
+                        .collect()
+                };
+                let divergence = Divergence { pair: self.pair, of_a: logs(0), of_b: logs(1) };
+                Some(Statistic::Rows { of: vec![Arc::new(divergence)], row, fold: Fold::Sum })
+            }
+            [_, _, divergences] => {
+                // the element at rank r in ascending order is the least of the n - r largest
+                let rank = |q: f64| (q * (self.elements - 1) as f64).floor() as u64;
+                let keep = [0.25, 0.5, 0.75].map(|q| (0, self.elements - rank(q))).to_vec();
+                Some(Statistic::Cuts { of: vec![Arc::new(self.score(divergences))], keep })
+            }
+            _ => None,
+        }
+    }
+
+    fn kernel(&self, known: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
+        let [_, _, divergences, quartiles] = known else {
+            return Ok(Box::new(Input(self.pair.a)));
+        };
+        let [q1, median, q3] = [0, 1, 2].map(|i| f64::from(quartiles.cuts()[i].value()));
+        let threshold = (median + 1.5 * (q3 - q1)) as f32;
+        Ok(Box::new(Fusion { score: self.score(divergences), threshold }))
+    }
+}
+
+impl FusionMerge {
+    fn score(&self, divergences: &Reduced) -> Score {
+        let divergences = divergences.rows()[0].iter().map(|d| *d as f32).collect();
+        Score { pair: self.pair, divergences }
+    }
+}
+
+/// `out = x`.
+#[derive(Debug)]
+struct Input(usize);
+
+impl Kernel for Input {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        out.copy_from_slice(tile.inputs[self.0]);
+    }
+}
+
+/// `out = exp(x - max of its row)`.
+#[derive(Debug)]
+struct Exponential {
+    input: usize,
+    row: u64,
+    maxima: Arc<[f64]>,
+}
+
+impl Kernel for Exponential {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        for (i, (out, x)) in out.iter_mut().zip(tile.inputs[self.input]).enumerate() {
+            let row = (tile.at + i as u64) / self.row;
+            *out = libm::exp(f64::from(*x) - self.maxima[row as usize]) as f32;
+        }
+    }
+}
+
+/// `out = p log(p / q)`, p and q the softmax of b's and a's row; `of_a` and `of_b` are the logarithms of their sums.
+#[derive(Debug)]
+struct Divergence {
+    pair: Pair,
+    of_a: Arc<[f64]>,
+    of_b: Arc<[f64]>,
+}
+
+impl Kernel for Divergence {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        let pairs = tile.inputs[self.pair.a].iter().zip(tile.inputs[self.pair.b]);
+        for (i, (out, (a, b))) in out.iter_mut().zip(pairs).enumerate() {
+            let row = ((tile.at + i as u64) / self.pair.row) as usize;
+            let p = libm::exp(f64::from(*b) - self.of_b[row]) + PROBABILITY_MIN;
+            let q = libm::exp(f64::from(*a) - self.of_a[row]) + PROBABILITY_MIN;
+            *out = (p * libm::log(p / q)) as f32;
+        }
+    }
+}
+
+/// `out = |b - a| * divergence of its row`.
+#[derive(Debug)]
+struct Score {
+    pair: Pair,
+    divergences: Arc<[f32]>,
+}
+
+impl Kernel for Score {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        let pairs = tile.inputs[self.pair.a].iter().zip(tile.inputs[self.pair.b]);
+        for (i, (out, (a, b))) in out.iter_mut().zip(pairs).enumerate() {
+            *out = (b - a).abs() * self.divergences[((tile.at + i as u64) / self.pair.row) as usize];
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Fusion {
+    score: Score,
+    threshold: f32,
+}
+
+impl Kernel for Fusion {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        self.score.combine(tile, out);
+        let pairs = tile.inputs[self.score.pair.a].iter().zip(tile.inputs[self.score.pair.b]);
+        for (out, (a, b)) in out.iter_mut().zip(pairs) {
+            *out = if *out >= self.threshold { *b } else { *a };
+        }
+    }
+}

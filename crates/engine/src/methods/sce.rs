@@ -1,0 +1,213 @@
+//! SCE: select the elements in which the models vary most, weigh each model by its energy, erase what is against the
+//! elected sign. Wan et al. 2024, "FuseChat", arXiv:2408.07990.
+
+use std::sync::Arc;
+
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use crate::kernel::{Kernel, Tile, subtract, with_scratch};
+use crate::statistic::{Cut, Reduced, Statistic};
+
+pub struct Sce;
+
+impl Method for Sce {
+    fn about(&self) -> About {
+        About {
+            name: "sce",
+            title: "SCE (select, calculate, erase)",
+            formula: "keep the select_topk elements of largest variance over models; c_i = mean of delta_i^2, normalised; out = base + (sum of c_i delta_i of the elected sign) / (sum of those c_i)",
+            source: "https://arxiv.org/abs/2408.07990",
+            advice: "fine-tunes of one base without weights to choose; select_topk 0.1 to 1",
+            cost: Cost::Selection,
+            inputs: Inputs { base: Base::Required, min: 1, max: None },
+            parameters: vec![
+                Parameter::number(
+                    "select_topk",
+                    Scope::Shared,
+                    Default::Number(1.0),
+                    "share of the elements that vary at all which is kept",
+                ),
+                Parameter::boolean("int8_mask", false, "accepted for mergekit recipes; changes no number"),
+            ],
+        }
+    }
+
+    fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {
+        let base = parameters.base.ok_or("sce needs a base")?;
+        let others: Arc<[usize]> = parameters.others().into();
+        let topk = parameters.number("select_topk");
+        let selects = topk < 1.0;
+        Ok(Box::new(SceMerge { base, others, topk, selects, elements: parameters.elements() }))
+    }
+}
+
+#[derive(Debug)]
+struct SceMerge {
+    base: usize,
+    others: Arc<[usize]>,
+    topk: f64,
+    selects: bool,
+    elements: u64,
+}
+
+impl Merge for SceMerge {
+    fn copies(&self) -> Option<usize> {
+        (self.others.is_empty() || self.topk <= 0.0).then_some(self.base)
+    }
+
+    fn statistic(&self, known: &[Reduced]) -> Option<Statistic> {
+        let variance = || Variance { base: self.base, others: self.others.clone() };
+        if self.copies().is_some() {
+            return None;
+        }
+        match (self.selects, known.len()) {
+            (true, 0) => Some(Statistic::Sums { of: vec![Arc::new(Varies(variance()))] }),
+            (true, 1) => {
+                let count = (known[0].sums()[0] * self.topk) as u64;
+                Some(Statistic::Cuts { of: vec![Arc::new(variance())], keep: vec![(0, count)] })
+            }
+            (true, 2) | (false, 0) => Some(self.energies(known)),
+            _ => None,
+        }
+    }
+
+    fn kernel(&self, known: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
+        if self.copies().is_some() {
+            return Ok(Box::new(SceKernel { selected: self.selected(known), weights: Vec::new() }));
+        }
+        let energies = known.last().expect("asked for before the kernel").sums();
+        let mean: Vec<f64> = energies.iter().map(|e| e / self.elements.max(1) as f64).collect();
+        let sum: f64 = mean.iter().sum();
+        let equal = 1.0 / self.others.len() as f64;
+        let weights = mean.iter().map(|m| (if sum < ENERGY_MIN { equal } else { m / sum }) as f32).collect();
+        Ok(Box::new(SceKernel { selected: self.selected(known), weights }))
+    }
+}
+
+/// Below this mean energy the models count as equally strong, as mergekit does it.
+const ENERGY_MIN: f64 = 1e-6;
+
+impl SceMerge {
+    fn selected(&self, known: &[Reduced]) -> Selected {
+        let cut = if self.selects && known.len() > 1 { known[1].cuts()[0] } else { Cut::KEEP_ALL };
+        Selected { variance: Variance { base: self.base, others: self.others.clone() }, cut, selects: self.selects }
+    }
+
+    fn energies(&self, known: &[Reduced]) -> Statistic {
+        let energy =
+            |input: &usize| Arc::new(Energy { selected: self.selected(known), input: *input }) as Arc<dyn Kernel>;
+        Statistic::Sums { of: self.others.iter().map(energy).collect() }
+    }
+}
+
+/// Population variance of the deltas, over the models.
+#[derive(Debug, Clone)]
+struct Variance {
+    base: usize,
+    others: Arc<[usize]>,
+}
+
+impl Kernel for Variance {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        let base = tile.inputs[self.base];
+        let n = self.others.len() as f32;
+        with_scratch(out.len(), |means| {
+            for input in self.others.iter() {
+                for ((mean, x), base) in means.iter_mut().zip(tile.inputs[*input]).zip(base) {
+                    *mean += (x - base) / n;
+                }
+            }
+            out.fill(0.0);
+            for input in self.others.iter() {
+                for (((out, mean), x), base) in out.iter_mut().zip(&*means).zip(tile.inputs[*input]).zip(base) {
+                    let off = (x - base) - mean;
+                    *out = (off / n).mul_add(off, *out);
+                }
+            }
+        });
+    }
+}
+
+#[derive(Debug)]
+struct Varies(Variance);
+
+impl Kernel for Varies {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        self.0.combine(tile, out);
+        out.iter_mut().for_each(|v| *v = if *v != 0.0 { 1.0 } else { 0.0 });
+    }
+}
+
+/// Deltas where the variance is among the largest, 0 elsewhere.
+#[derive(Debug, Clone)]
+struct Selected {
+    variance: Variance,
+    cut: Cut,
+    selects: bool,
+}
+
+impl Selected {
+    /// 1 where selected.
+    fn write_mask(&self, tile: &Tile<'_>, mask: &mut [f32]) {
+        if !self.selects {
+            return mask.fill(1.0);
+        }
+        self.variance.combine(tile, mask);
+        let cut = self.cut.from(tile.at);
+        mask.iter_mut().enumerate().for_each(|(i, v)| *v = if cut.keeps(*v, i) { 1.0 } else { 0.0 });
+    }
+
+    fn write_delta(&self, tile: &Tile<'_>, input: usize, mask: &[f32], deltas: &mut [f32]) {
+        subtract(tile.inputs[input], tile.inputs[self.variance.base], deltas);
+        deltas.iter_mut().zip(mask).for_each(|(d, m)| *d = if *m > 0.0 { *d } else { 0.0 });
+    }
+}
+
+#[derive(Debug)]
+struct Energy {
+    selected: Selected,
+    input: usize,
+}
+
+impl Kernel for Energy {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        with_scratch(out.len(), |mask| {
+            self.selected.write_mask(tile, mask);
+            self.selected.write_delta(tile, self.input, mask, out);
+        });
+        out.iter_mut().for_each(|d| *d *= *d);
+    }
+}
+
+#[derive(Debug)]
+struct SceKernel {
+    selected: Selected,
+    /// Of each model but the base; without any the base is the result.
+    weights: Vec<f32>,
+}
+
+impl Kernel for SceKernel {
+    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
+        let base = tile.inputs[self.selected.variance.base];
+        let length = out.len();
+        out.fill(0.0);
+        with_scratch((self.weights.len() + 3) * length, |scratch| {
+            let (mask, rest) = scratch.split_at_mut(length);
+            let (ballot, rest) = rest.split_at_mut(length);
+            let (divisor, deltas) = rest.split_at_mut(length);
+            self.selected.write_mask(tile, mask);
+            for (input, deltas) in self.selected.variance.others.iter().zip(deltas.chunks_mut(length)) {
+                self.selected.write_delta(tile, *input, mask, deltas);
+                ballot.iter_mut().zip(&*deltas).for_each(|(b, d)| *b += d);
+            }
+            for (weight, deltas) in self.weights.iter().zip(deltas.chunks(length)) {
+                for (((out, divisor), ballot), delta) in out.iter_mut().zip(&mut *divisor).zip(&*ballot).zip(deltas) {
+                    let elected = if *ballot >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
+                    *out += if elected { delta * weight } else { 0.0 };
+                    *divisor += if elected { *weight } else { 0.0 };
+                }
+            }
+            out.iter_mut().zip(divisor).for_each(|(out, divisor)| *out /= divisor.max(1e-6));
+        });
+        out.iter_mut().zip(base).for_each(|(out, base)| *out += base);
+    }
+}
