@@ -67,12 +67,22 @@ pub fn find(name: &str) -> Option<&'static dyn Method> {
     METHODS.iter().copied().find(|m| m.about().name == name)
 }
 
+/// One input as it is: what passthrough does without a scale.
+pub(crate) fn copy() -> Box<dyn Merge> {
+    passthrough::copy()
+}
+
 pub trait Method: Sync {
     fn about(&self) -> About;
 
     /// Whether the statistics are to be taken over all tensors at once, by these parameters.
     fn spans_the_model(&self, _parameters: &TaskParameters) -> bool {
         false
+    }
+
+    /// What becomes of a tensor that too few of the models have.
+    fn when_too_few(&self) -> TooFew {
+        TooFew::Refuse
     }
 
     /// Applies the method to one tensor whose parameters are resolved. The error says what to write instead.
@@ -91,6 +101,18 @@ pub struct About {
     pub cost: Cost,
     pub inputs: Inputs,
     pub parameters: Vec<Parameter>,
+}
+
+/// What becomes of a tensor that fewer models have than the method merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TooFew {
+    Refuse,
+    /// The one model that has it gives it.
+    CopyTheOne,
+    /// The base gives it, if it is the base that has it.
+    CopyTheBase,
+    /// The same, and without the base the tensor is left out, with a warning.
+    CopyTheBaseOrLeaveOut,
 }
 
 /// What an element costs: how often inputs are read before the output is written.

@@ -15,7 +15,7 @@ use recipe::{FloatDtype, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
 use crate::check::{base_of, check};
-use crate::methods::{About, Merge, Method, TaskParameters};
+use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
@@ -174,7 +174,10 @@ impl Planner<'_> {
     }
 
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
-        let slice = &self.slices[draft.slice];
+        let slice = &self.slices[draft.slice].of_sources(&draft.present);
+        if draft.present.len() < self.slices[draft.slice].sources.len() && self.too_few(slice) {
+            return self.few(method, draft, slice);
+        }
         let (inputs, shape) = match tokens.filter(|tokens| tokens.concern(draft)) {
             Some(tokens) => self.gather(tokens, draft)?,
             None => (draft.inputs.clone(), self.same_shape(draft)?),
@@ -200,6 +203,56 @@ impl Planner<'_> {
             }
         };
         let (dtype, work) = self.work(draft, &inputs, merge)?;
+        Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
+    }
+
+    /// Whether the method cannot merge what is left of a slice.
+    fn too_few(&self, slice: &Slice<'_>) -> bool {
+        let base = base_of(&self.about, slice);
+        let optional = usize::from(self.about.inputs.base == methods::Base::Optional && base.is_some());
+        let needs_base = matches!(self.about.inputs.base, methods::Base::Required | methods::Base::FirstByDefault);
+        slice.sources.len() - optional < self.about.inputs.min || (needs_base && base.is_none())
+    }
+
+    /// A tensor that too few models have: copied, left out or refused, as the method says.
+    fn few(&mut self, method: &dyn Method, draft: &Draft, slice: &Slice<'_>) -> Option<TensorTask> {
+        let base = slice.base;
+        let copied = match (method.when_too_few(), base, slice.sources.len()) {
+            (TooFew::CopyTheOne, _, 1) => Some(0),
+            (TooFew::CopyTheBase, Some(base), 1) => Some(base),
+            (TooFew::CopyTheBaseOrLeaveOut, Some(base), _) => Some(base),
+            _ => None,
+        };
+        if let Some(input) = copied {
+            return self.copied(draft, input);
+        }
+        let models = slice.sources.iter().map(|s| format!("{:?}", s.model.to_string())).collect::<Vec<_>>().join(", ");
+        let detail = format!("tensor {:?} is only in {models}, which is too few for {}", draft.name, self.about.name);
+        if method.when_too_few() == TooFew::CopyTheBaseOrLeaveOut {
+            self.warnings.push(self.recipe.positions.problem(
+                &slice.pointer,
+                "left_out",
+                format!("{detail}; it is left out"),
+            ));
+        } else {
+            self.error(&slice.pointer, "missing_tensor", detail);
+        }
+        None
+    }
+
+    /// A task that takes one input as it is, in the dtype of the output.
+    fn copied(&mut self, draft: &Draft, input: usize) -> Option<TensorTask> {
+        let inputs = vec![draft.inputs[input].clone()];
+        let parameters = TaskParameters {
+            draws: methods::DrawSource::Philox { seed: self.seed, tensor: draft.name.clone() },
+            shape: inputs[0].place.info.shape.clone(),
+            depth: draft.depth,
+            inputs: 1,
+            base: None,
+            shared: BTreeMap::new(),
+            each: vec![BTreeMap::new()],
+        };
+        let (dtype, work) = self.work(draft, &inputs, methods::copy())?;
         Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
     }
 

@@ -2,6 +2,19 @@
 
 use recipe::{Content, LayerRange, ModelRef, Parameters, Recipe};
 
+impl Slice<'_> {
+    /// The slice as far as these of its sources go.
+    pub fn of_sources(&self, present: &[usize]) -> Slice<'_> {
+        Slice {
+            pointer: self.pointer.clone(),
+            sources: present.iter().map(|i| self.sources[*i].clone()).collect(),
+            base: present.iter().position(|i| Some(*i) == self.base),
+            named_base: self.named_base,
+            parameters: self.parameters,
+        }
+    }
+}
+
 static NO_PARAMETERS: Parameters = Parameters::new();
 
 #[derive(Debug)]
@@ -15,7 +28,7 @@ pub(crate) struct Slice<'a> {
     pub parameters: &'a Parameters,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct SliceSource<'a> {
     pub pointer: String,
     pub model: &'a ModelRef,

@@ -335,3 +335,30 @@ fn a_random_merge_is_the_same_again_and_another_with_another_seed() {
     assert_eq!(first, digest(recipe));
     assert_ne!(first, digest(&format!("{recipe}options: {{random_seed: 5}}\n")));
 }
+
+/// What each method does with a tensor that only some of the models have, once the recipe allows it.
+#[test]
+fn a_tensor_that_some_models_lack_is_merged_as_the_method_says() {
+    let mut list = llamas(3, Dtype::F32);
+    list[1].tensors.remove("model.norm.weight");
+    let models = Models::new(&list);
+    let read = |name: &str| read_checkpoint(&models.dir.path().join(name))["model.norm.weight"].clone();
+    let merged = |recipe: &str| {
+        let (out, _) = models.merge(&format!("{recipe}options: {{allow_missing_tensors: true}}\n"));
+        let norm = read_checkpoint(&out).get("model.norm.weight").cloned();
+        std::fs::remove_dir_all(out).unwrap();
+        norm
+    };
+    let linear = merged(
+        "merge_method: linear\nmodels: [{model: a, parameters: {weight: 4}}, {model: b, parameters: {weight: 5}}]\n",
+    );
+    assert_eq!(linear.unwrap().values, read("a").values);
+    let slerp = merged("merge_method: slerp\nmodels: [{model: b}, {model: c}]\nparameters: {t: 0.5}\n");
+    assert_eq!(slerp.unwrap().bytes, read("c").bytes);
+    let nearswap = merged("merge_method: nearswap\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.5}\n");
+    assert_eq!(nearswap.unwrap().bytes, read("a").bytes);
+    let stock = merged("merge_method: model_stock\nbase_model: b\nmodels: [{model: a}, {model: c}]\n");
+    assert!(stock.is_none(), "neither the base nor three models have it");
+    let ties = "merge_method: ties\nbase_model: b\nmodels: [{model: a, parameters: {weight: 1}}]\noptions: {allow_missing_tensors: true}\n";
+    assert!(models.refused(ties).contains("too few for ties"));
+}

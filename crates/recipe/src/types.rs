@@ -151,6 +151,8 @@ pub struct Options {
     pub allow_crimes: bool,
     /// Write values that are not finite though their inputs are, instead of failing.
     pub allow_non_finite: bool,
+    /// Merge a tensor that only some models have from those, as the method does it, instead of refusing it.
+    pub allow_missing_tensors: bool,
     /// Bytes of one output shard; the operator's default without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_shard_size: Option<u64>,

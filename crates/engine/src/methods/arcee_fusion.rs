@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{About, Base, Cost, Inputs, Merge, Method, TaskParameters};
+use super::{About, Base, Cost, Inputs, Merge, Method, TaskParameters, TooFew};
 use crate::kernel::{Kernel, Tile};
 use crate::statistic::{Fold, Reduced, Statistic};
 
@@ -22,6 +22,10 @@ impl Method for ArceeFusion {
             inputs: Inputs { base: Base::Required, min: 2, max: Some(2) },
             parameters: Vec::new(),
         }
+    }
+
+    fn when_too_few(&self) -> TooFew {
+        TooFew::CopyTheOne
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {

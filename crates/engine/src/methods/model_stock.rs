@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::{About, Base, Cost, Inputs, Merge, Method, Parameter, TaskParameters};
+use super::{About, Base, Cost, Inputs, Merge, Method, Parameter, TaskParameters, TooFew};
 use crate::kernel::{Kernel, TaskVector, TaskVectorSum, VectorTaskSum};
 use crate::statistic::{Along, Gram, Reduced, Statistic, Vectors};
 
@@ -26,6 +26,10 @@ impl Method for ModelStock {
                 "an angle for each row instead of one for the tensor",
             )],
         }
+    }
+
+    fn when_too_few(&self) -> TooFew {
+        TooFew::CopyTheBaseOrLeaveOut
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {

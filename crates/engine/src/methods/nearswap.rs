@@ -1,7 +1,7 @@
 //! Takes over the other model where it is near: `w = clamp(t / |a - b|, 0, 1)`, `out = (1-w) a + w b`.
 //! After the community's Nearswap; no paper.
 
-use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters, TooFew};
 use crate::kernel::{Kernel, Tile};
 use crate::simd::simd_clones;
 use crate::statistic::Reduced;
@@ -25,6 +25,10 @@ impl Method for NearSwap {
                 "distance up to which the other model's element is taken whole",
             )],
         }
+    }
+
+    fn when_too_few(&self) -> TooFew {
+        TooFew::CopyTheBase
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {

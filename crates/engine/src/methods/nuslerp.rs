@@ -1,7 +1,7 @@
 //! Spherical interpolation of two models by weights, flat or vector by vector, around a base or around the origin:
 //! `t = w2 / (w1 + w2)`, `out = base + slerp(a - base, b - base, t)`. After mergekit's NuSLERP; no paper.
 
-use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters, TooFew};
 use crate::kernel::{Kernel, TaskVector, TaskVectorSum, VectorSum, VectorTaskSum, WeightedSum};
 use crate::statistic::{Along, Gram, Reduced, Statistic, Vectors};
 
@@ -35,6 +35,10 @@ impl Method for NuSlerp {
                 ),
             ],
         }
+    }
+
+    fn when_too_few(&self) -> TooFew {
+        TooFew::CopyTheOne
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {

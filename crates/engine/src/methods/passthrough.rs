@@ -30,6 +30,10 @@ impl Method for Passthrough {
     }
 }
 
+pub(super) fn copy() -> Box<dyn Merge> {
+    Box::new(PassthroughMerge { scale: None })
+}
+
 #[derive(Debug)]
 struct PassthroughMerge {
     scale: Option<f64>,

@@ -2,7 +2,7 @@
 //! `out = sin((1-t) A) / sin(A) * a + sin(t A) / sin(A) * b`, A the angle between them; along the straight line where
 //! they are nearly parallel. Shoemake 1985, "Animating rotation with quaternion curves".
 
-use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
+use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters, TooFew};
 use crate::kernel::{Kernel, WeightedSum};
 use crate::statistic::{Gram, Reduced, Statistic};
 
@@ -37,6 +37,10 @@ impl Method for Slerp {
 
     fn spans_the_model(&self, parameters: &TaskParameters) -> bool {
         parameters.word("angle_scope") == "model"
+    }
+
+    fn when_too_few(&self) -> TooFew {
+        TooFew::CopyTheOne
     }
 
     fn prepare(&self, parameters: &TaskParameters) -> Result<Box<dyn Merge>, String> {

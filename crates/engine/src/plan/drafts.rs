@@ -26,6 +26,8 @@ pub(crate) struct Draft {
     /// As `t`, over the layers of the whole output; `None` outside the layers.
     pub depth: Option<f64>,
     pub inputs: Vec<TaskInput>,
+    /// Which of the slice's sources the inputs are of; all, unless the recipe allows tensors to be missing.
+    pub present: Vec<usize>,
 }
 
 /// All output tensors, sorted by name. What is missing or out of range becomes a problem of the planner.
@@ -48,8 +50,8 @@ fn whole(planner: &mut Planner<'_>, slice: &Slice<'_>) -> Vec<Draft> {
             position(layer.index, sources.iter().map(|(_, s)| s.stacks.count(layer.stack)).max().unwrap_or(1))
         });
         let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
-        if let Some(inputs) = inputs(planner, slice, &sources, &wanted) {
-            drafts.push(Draft { name: name.to_owned(), slice: 0, t: depth.unwrap_or(0.0), depth, inputs });
+        if let Some((inputs, present)) = inputs(planner, slice, &sources, &wanted) {
+            drafts.push(Draft { name: name.to_owned(), slice: 0, t: depth.unwrap_or(0.0), depth, inputs, present });
         }
     }
     drafts
@@ -105,10 +107,17 @@ fn layer_drafts(
         sources.iter().zip(&prefixes).flat_map(|((_, source), prefix)| names_under(source, prefix)).collect();
     for rest in rests {
         let wanted: Vec<String> = prefixes.iter().map(|prefix| format!("{prefix}{rest}")).collect();
-        if let Some(inputs) = inputs(planner, slice, sources, &wanted) {
+        if let Some((inputs, present)) = inputs(planner, slice, sources, &wanted) {
             let name = layers::join(layer.output.0, layer.output.1, rest);
             let depth = Some(position(layer.output.1, layer.depth));
-            drafts.push(Draft { name, slice: layer.slice, t: position(layer.offset, layer.length), depth, inputs });
+            drafts.push(Draft {
+                name,
+                slice: layer.slice,
+                t: position(layer.offset, layer.length),
+                depth,
+                inputs,
+                present,
+            });
         }
     }
 }
@@ -129,8 +138,8 @@ fn outside_layers(
         .collect();
     for name in names {
         let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
-        if let Some(inputs) = inputs(planner, slice, &sources, &wanted) {
-            drafts.push(Draft { name: name.to_owned(), slice: index, t: 0.0, depth: None, inputs });
+        if let Some((inputs, present)) = inputs(planner, slice, &sources, &wanted) {
+            drafts.push(Draft { name: name.to_owned(), slice: index, t: 0.0, depth: None, inputs, present });
         }
     }
 }
@@ -201,23 +210,25 @@ fn inputs(
     slice: &Slice<'_>,
     sources: &[(usize, &Source)],
     names: &[String],
-) -> Option<Vec<TaskInput>> {
+) -> Option<(Vec<TaskInput>, Vec<usize>)> {
     let mut inputs = Vec::with_capacity(sources.len());
+    let mut present = Vec::with_capacity(sources.len());
     let mut missing = Vec::new();
-    for ((index, source), name) in sources.iter().zip(names) {
+    for (at, ((index, source), name)) in sources.iter().zip(names).enumerate() {
         match find(source, name) {
             Some((name, place)) => {
+                present.push(at);
                 inputs.push(TaskInput { source: *index, name: name.clone(), place: place.clone(), rows: None })
             }
             None => missing.push((name, source.model.to_string())),
         }
     }
-    if missing.is_empty() {
-        return Some(inputs);
+    if missing.is_empty() || planner.recipe.options.allow_missing_tensors {
+        return Some((inputs, present));
     }
     let lacking: Vec<String> = missing.iter().map(|(_, model)| format!("{model:?}")).collect();
     let detail = format!(
-        "tensor {:?} is not in {}, though other inputs have it; nothing is left out in silence, so merge models with the same tensors",
+        "tensor {:?} is not in {}, though other inputs have it; nothing is left out in silence: merge models with the same tensors, or set `options: {{allow_missing_tensors: true}}` to merge it from those that have it",
         missing[0].0,
         lacking.join(", ")
     );
