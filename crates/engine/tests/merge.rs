@@ -83,7 +83,7 @@ const SLERP: &str = "merge_method: slerp\nmodels: [{model: a}, {model: b}]\npara
 const LINEAR: &str = "merge_method: linear\nmodels: [{model: a, parameters: {weight: 0.3}}, {model: b, parameters: {weight: 1e-1}}]\ndtype: bfloat16\n";
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// The same bytes for any number of threads, any span and any tile.
     #[test]

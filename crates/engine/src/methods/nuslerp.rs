@@ -1,6 +1,7 @@
 //! Spherical interpolation of two models by weights, flat or vector by vector, around a base or around the origin:
 //! `t = w2 / (w1 + w2)`, `out = base + slerp(a - base, b - base, t)`. After mergekit's NuSLERP; no paper.
 
+use super::slerp::on_the_arc;
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters, TooFew};
 use crate::kernel::{Kernel, TaskVector, TaskVectorSum, VectorSum, VectorTaskSum, WeightedSum};
 use crate::statistic::{Along, Gram, Reduced, Statistic, Vectors};
@@ -128,11 +129,8 @@ impl NuSlerpMerge {
         let (a, b) = self.pair;
         let norm = |i| gram.norm(i).max(NORM_MIN);
         let cosine = (gram.dot(a, b) / (norm(a) * norm(b))).clamp(-1.0, 1.0);
-        if 1.0 - cosine * cosine > COLINEAR {
-            let angle = libm::acos(cosine);
-            let sin = libm::sin(angle);
-            return ((libm::sin((1.0 - self.t) * angle) / sin) as f32, (libm::sin(self.t * angle) / sin) as f32);
-        }
-        ((1.0 - self.t) as f32, self.t as f32)
+        let is_colinear = 1.0 - cosine * cosine <= COLINEAR;
+        let (of_a, of_b) = if is_colinear { (1.0 - self.t, self.t) } else { on_the_arc(cosine, self.t) };
+        (of_a as f32, of_b as f32)
     }
 }

@@ -75,11 +75,16 @@ fn coefficients(gram: &Gram, a: usize, b: usize, t: f64) -> (f64, f64) {
     let cosine = (gram.dot(a, b) / (norm(a) * norm(b))).clamp(-1.0, 1.0);
     // written so that NaN, from inputs that are not finite, takes the line too
     if cosine.abs() <= PARALLEL {
-        let angle = libm::acos(cosine);
-        let sin = libm::sin(angle);
-        return (libm::sin((1.0 - t) * angle) / sin, libm::sin(t * angle) / sin);
+        return on_the_arc(cosine, t);
     }
     (1.0 - t, t)
+}
+
+/// Coefficients of two vectors at this cosine, t of the way along the arc between them.
+pub(super) fn on_the_arc(cosine: f64, t: f64) -> (f64, f64) {
+    let angle = libm::acos(cosine);
+    let sin = libm::sin(angle);
+    (libm::sin((1.0 - t) * angle) / sin, libm::sin(t * angle) / sin)
 }
 
 #[cfg(test)]
