@@ -100,7 +100,7 @@ fn parameters(
     let mut p = TaskParameters {
         draws: DrawSource::Philox { seed: SEED, tensor: "tensor".into() },
         shape: shape.to_vec(),
-        depth: None,
+        depth: Some(0.25),
         inputs,
         base,
         shared: BTreeMap::new(),
@@ -704,5 +704,27 @@ fn rows_of_one_column_are_ranked_without_dividing_by_zero() {
         let each = [vec![number("weight", 1.0), number("density", 0.5)], Vec::new()];
         let out = run("della_linear", &parameters("della_linear", &shape, 2, Some(1), &[], &each), &inputs);
         assert!(out.iter().all(|v| v.is_finite()), "{shape:?}");
+    }
+}
+
+/// A task of a method with as many inputs as it likes best, all of them alike.
+fn alike(method: &str, shape: &[u64], x: Vec<f32>) -> (TaskParameters, Memory) {
+    let inputs = methods::find(method).unwrap().about().inputs;
+    let count = inputs.max.unwrap_or(3).max(inputs.min).min(3);
+    let base = matches!(inputs.base, Base::Required | Base::FirstByDefault).then_some(0);
+    (parameters(method, shape, count, base, &[], &[]), Memory::new(Dtype::F32, &vec![x; count]))
+}
+
+#[test]
+fn tensors_without_elements_and_tensors_of_zeros_are_merged() {
+    for method in METHODS.iter().map(|m| m.about().name) {
+        for shape in [&[0u64, 4][..], &[4, 0], &[0]] {
+            let (p, inputs) = alike(method, shape, Vec::new());
+            assert!(run(method, &p, &inputs).is_empty(), "{method}");
+        }
+        let (p, inputs) = alike(method, &[4, 5], vec![0.0; 20]);
+        assert_eq!(run(method, &p, &inputs), vec![0.0; 20], "{method}");
+        let (p, inputs) = alike(method, &[], vec![0.5]);
+        assert!(run(method, &p, &inputs)[0].is_finite(), "{method}");
     }
 }

@@ -109,8 +109,11 @@ impl MultiSlerpMerge {
         let sum = of(&|k, i| self.weights[k] * unit(i));
         let length = gram.length(&sum);
         if length < self.eps {
+            // vectors of no length have no direction either: nothing was learned here, and their sum says so
+            let lengthless = self.others.iter().all(|i| gram.norm(*i) < self.eps);
             return match self.others.len() {
                 2 => Ok(of(&|k, _| self.weights[k])),
+                _ if lengthless => Ok(of(&|k, _| self.weights[k])),
                 _ => {
                     Err("the weighted directions of the models cancel, so they have no mean; change the weights".into())
                 }
