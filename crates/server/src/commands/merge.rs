@@ -41,17 +41,21 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     let on_progress = |p: Progress| bar.set("merging", p.bytes_done, p.bytes_total);
     let merged = engine::execute(&plan, &sources, &text, &work, &Observer { on_progress: &on_progress, cancel });
     bar.clear();
-    let artifact = merged.map_err(|error| {
+    let published = merged
+        .map_err(Failure::failed)
+        .and_then(|artifact| transfer::publish(&artifact, &target).map_err(Failure::failed));
+    let publication = published.inspect_err(|_| {
         // half a merge is of no use to anyone; a failure to remove it changes nothing about the first
         let _ = std::fs::remove_dir_all(&work);
-        Failure::failed(error)
     })?;
-    let publication = transfer::publish(&artifact, &target).map_err(Failure::failed)?;
     tell(args, &publication, started, "written")
 }
 
 /// An empty directory makes way; anything else is somebody's.
 fn make_way(out: &Path) -> Result<(), Failure> {
+    if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
+        std::fs::create_dir_all(parent).map_err(|e| Failure::refused(format!("{}: {e}", parent.display())))?;
+    }
     let occupied = || Failure::refused(format!("{} exists and is not empty; choose another directory", out.display()));
     if !out.exists() {
         return Ok(());
