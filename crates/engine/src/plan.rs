@@ -121,6 +121,8 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
     planner.architectures();
     let drafts = drafts(&mut planner);
     let tokens = planner.merge_tokenizers();
+    // shapes that differ because the vocabularies could not be merged would only hide why
+    planner.refuse_if_any()?;
     let tasks: Vec<TensorTask> =
         drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
     let over_model = planner.model_statistics(method, &tasks);

@@ -19,10 +19,19 @@ pub(crate) fn resolve<'a>(
     inputs: &[Input<'_>],
 ) -> Result<HashMap<&'a str, Explicit>, VocabularyError> {
     let one = |(token, recipe): &'a (String, TokenRecipe)| {
+        if is_new(token, recipe, inputs) {
+            return Ok((token.as_str(), Explicit { source: None, force: recipe.force }));
+        }
         let source = recipe.source.as_ref().map(|s| row_of(token, s, inputs)).transpose()?;
         Ok((token.as_str(), Explicit { source, force: recipe.force }))
     };
     tokens.iter().map(one).collect()
+}
+
+/// A token that no model has, not even the one that its source names: guides add tokens so, and it starts from zeros.
+fn is_new(token: &str, recipe: &TokenRecipe, inputs: &[Input<'_>]) -> bool {
+    let names_a_model = matches!(&recipe.source, Some(TokenSource::Model(model)) if position(model, inputs).is_some());
+    names_a_model && !inputs.iter().any(|i| i.ids.contains_key(token) || i.without_row.contains_key(token))
 }
 
 /// The model a reference means: the very same one, else the one that differs only in the override of its class.

@@ -173,7 +173,7 @@ impl Notes {
 
     fn on_rows(&mut self, rows: &Rows<'_>, layout: &Layout, tokens: u32) {
         self.list(&rows.zero, "set to zero, as the recipe says");
-        self.list(&rows.orphans, "in no model and without a source: set to zero");
+        self.list(&rows.orphans, "in no model: added with rows of zeros, to be trained; name a `model_token` as source to start from another token's row");
         if layout.is_shared && layout.rows > tokens {
             self.0.push(format!("padding kept: {} rows for {tokens} tokens, as in every model", layout.rows));
         } else if layout.rows > tokens {
