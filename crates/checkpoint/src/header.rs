@@ -105,6 +105,7 @@ impl Entry {
         let elements = self.shape.iter().try_fold(1u64, |n, d| n.checked_mul(*d))?;
         let (start, end) = self.data_offsets;
         let bytes = end.checked_sub(start)?;
+        data_start.checked_add(end)?;
         (bytes_of(self.dtype, elements)? == bytes).then_some(())?;
         Some(TensorInfo { dtype: self.dtype, shape: self.shape, start: data_start.checked_add(start)?, bytes })
     }

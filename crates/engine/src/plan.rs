@@ -73,6 +73,8 @@ pub struct Plan {
     pub(crate) tokenizer_donor: usize,
     /// A tokenizer made of several; without one the donor's is carried as it is.
     pub(crate) tokenizer_json: Option<Value>,
+    /// SHA-256 of the tokenizers whose tokens rows were matched by.
+    pub(crate) tokenizer_digests: Vec<String>,
     pub(crate) recipe: Value,
     pub(crate) models: Vec<String>,
     pub(crate) settings: Settings,
@@ -177,10 +179,17 @@ impl Planner<'_> {
 
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice].of_sources(&draft.present);
+        let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
         if draft.present.len() < self.slices[draft.slice].sources.len() && self.too_few(slice) {
+            if of_tokens.is_some() {
+                let detail =
+                    format!("tensor {:?} follows the merged vocabulary, so every model must have it", draft.name);
+                self.error(&slice.pointer, "missing_tensor", detail);
+                return None;
+            }
             return self.few(method, draft, slice);
         }
-        let (inputs, shape) = match tokens.filter(|tokens| tokens.concern(draft)) {
+        let (inputs, shape) = match of_tokens {
             Some(tokens) => self.gather(tokens, draft)?,
             None => (draft.inputs.clone(), self.same_shape(draft)?),
         };
@@ -322,6 +331,7 @@ impl Planner<'_> {
         if let Some(tokens) = &tokens {
             tokens.set_config(&mut config, &self.sources.list[tokenizer_donor].checkpoint.config);
         }
+        let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
         let merged = tokens.filter(|t| !t.output.is_identity);
         let mut plan = Plan {
             about: self.about,
@@ -335,6 +345,7 @@ impl Planner<'_> {
             config,
             donor,
             tokenizer_donor,
+            tokenizer_digests,
             tokenizer_json: merged.map(|t| t.output.tokenizer_json.clone()),
             recipe,
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
@@ -470,6 +481,7 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,
         "tokenizer": plan.tokenizer_json,
+        "tokenizers": plan.tokenizer_digests,
         "carried": crate::artifact::carried_identity(plan, sources),
     });
     checkpoint::digest_bytes(identity.to_string().as_bytes())

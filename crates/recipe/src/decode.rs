@@ -524,7 +524,7 @@ impl Decoder {
         };
         let tokens = self.optional(&object, "tokens", Decoder::tokens).unwrap_or_default();
         let pad_to_multiple_of = match object.get("pad_to_multiple_of") {
-            Some((node, at)) => self.count(node, &at).and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0),
+            Some((node, at)) => Some(self.positive(node, &at)?),
             None => None,
         };
         Some(TokenizerRecipe { source, tokens, pad_to_multiple_of })
@@ -570,7 +570,11 @@ impl Decoder {
             return self.model_ref(node, pointer).map(TokenSource::Model);
         }
         let object = self.object(node, pointer, &["kind", "model", "token", "token_id"], "a token source")?;
-        let kind = self.optional(&object, "kind", Decoder::text)?;
+        let Some((node, at)) = object.get("kind") else {
+            self.error(pointer, "missing", "write `kind: zero` or `kind: model_token`");
+            return None;
+        };
+        let kind = self.text(node, &at)?;
         match kind.as_str() {
             "zero" => Some(TokenSource::Zero),
             "model_token" => self.model_token(&object),
@@ -588,7 +592,7 @@ impl Decoder {
     fn model_token(&mut self, object: &Object<'_>) -> Option<TokenSource> {
         let model = self.required_model(object)?;
         let token = self.optional(object, "token", Decoder::text);
-        let token_id = self.optional(object, "token_id", Decoder::count).and_then(|n| u32::try_from(n).ok());
+        let token_id = self.optional(object, "token_id", Decoder::token_id);
         if token.is_some() == token_id.is_some() {
             let pointer = object.pointer.clone();
             self.error(&pointer, "invalid_value", "write exactly one of `token` and `token_id`");
@@ -619,6 +623,24 @@ impl Decoder {
             self.wrong_type(pointer, node, "true or false");
         }
         boolean
+    }
+
+    /// A whole number from 1 on that counts rows or tokens.
+    fn positive(&mut self, node: &Node, pointer: &str) -> Option<u32> {
+        let number = whole_number(node).filter(|n| (1.0..=f64::from(u32::MAX)).contains(n));
+        if number.is_none() {
+            self.wrong_type(pointer, node, "a whole number from 1 on");
+        }
+        number.map(|n| n as u32)
+    }
+
+    /// An id of a token.
+    fn token_id(&mut self, node: &Node, pointer: &str) -> Option<u32> {
+        let number = whole_number(node).filter(|n| (0.0..=f64::from(u32::MAX)).contains(n));
+        if number.is_none() {
+            self.wrong_type(pointer, node, "the id of a token");
+        }
+        number.map(|n| n as u32)
     }
 
     fn count(&mut self, node: &Node, pointer: &str) -> Option<u64> {

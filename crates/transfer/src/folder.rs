@@ -11,9 +11,7 @@ use rustix::io::Errno;
 use crate::{Publication, PublishError};
 
 pub(crate) fn publish(artifact: &Artifact, target: &Path) -> Result<Publication, PublishError> {
-    if let Some(parent) = target.parent() {
-        std::fs::create_dir_all(parent).map_err(PublishError::io(parent))?;
-    }
+    create_parents(target)?;
     match rename_new(&artifact.dir, target) {
         Ok(()) => {}
         Err(Errno::EXIST | Errno::NOTEMPTY) => return published_before(artifact, target),
@@ -22,6 +20,21 @@ pub(crate) fn publish(artifact: &Artifact, target: &Path) -> Result<Publication,
     }
     sync_parent(target)?;
     Ok(publication(target, artifact))
+}
+
+/// Makes the directories above the target, each of them durable.
+fn create_parents(target: &Path) -> Result<(), PublishError> {
+    let missing: Vec<&Path> =
+        target.ancestors().skip(1).take_while(|a| !a.as_os_str().is_empty() && !a.exists()).collect();
+    for dir in missing.into_iter().rev() {
+        match std::fs::create_dir(dir) {
+            // another job made it meanwhile
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            result => result.map_err(PublishError::io(dir))?,
+        }
+        sync_parent(dir)?;
+    }
+    Ok(())
 }
 
 /// A rename that never replaces, not even an empty directory.
@@ -37,8 +50,16 @@ fn rename_new(from: &Path, to: &Path) -> Result<(), Errno> {
 fn published_before(artifact: &Artifact, target: &Path) -> Result<Publication, PublishError> {
     let found = find(target).filter(|found| found.manifest_sha256 == artifact.manifest_sha256);
     let found = found.ok_or_else(|| PublishError::Occupied { path: target.to_owned() })?;
-    std::fs::remove_dir_all(&artifact.dir).map_err(PublishError::io(&artifact.dir))?;
+    sync_parent(target)?;
+    remove_work(&artifact.dir);
     Ok(found)
+}
+
+/// What is published is published: a leftover is for the sweep.
+fn remove_work(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(dir = %dir.display(), %error, "cannot remove a work directory");
+    }
 }
 
 fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishError> {
@@ -59,7 +80,8 @@ fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishErr
         }
         Err(errno) => return Err(PublishError::io(target)(errno.into())),
     }
-    std::fs::remove_dir_all(&artifact.dir).map_err(PublishError::io(&artifact.dir))
+    remove_work(&artifact.dir);
+    Ok(())
 }
 
 fn partial_path(target: &Path, digest: &str) -> PathBuf {
@@ -93,6 +115,8 @@ pub(crate) fn find(target: &Path) -> Option<Publication> {
     let files: Vec<ArtifactFile> = serde_json::from_value(manifest.get("outputs")?.clone()).ok()?;
     let whole = |file: &ArtifactFile| std::fs::metadata(target.join(&file.path)).is_ok_and(|m| m.len() == file.bytes);
     files.iter().all(whole).then_some(())?;
+    // whoever renamed it may have died before this
+    sync_parent(target).ok()?;
     Some(Publication {
         uri: uri(target),
         plan_digest: manifest.get("plan_digest")?.as_str()?.to_owned(),

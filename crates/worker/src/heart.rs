@@ -106,7 +106,9 @@ impl Beat {
             }
             let sent = Instant::now();
             match self.beat().await {
-                Ok(()) => accepted = sent,
+                Ok(true) => accepted = sent,
+                // no answer in time is no lease renewed
+                Ok(false) => tracing::warn!(job = self.lease.job.id.as_str(), "heartbeat got no answer"),
                 Err(JobsError::LeaseLost) => return self.pulse.set_stop(Stop::LeaseLost),
                 Err(error) => tracing::warn!(job = self.lease.job.id.as_str(), %error, "heartbeat failed"),
             }
@@ -117,14 +119,15 @@ impl Beat {
         }
     }
 
-    async fn beat(&self) -> Result<(), JobsError> {
+    /// Whether the database took the beat in time.
+    async fn beat(&self) -> Result<bool, JobsError> {
         let progress = self.pulse.progress();
         let heartbeat = self.store.heartbeat(&self.lease, progress.as_ref());
         // a beat that hangs must not keep the watchdog from its look at the clock
-        let Ok(answer) = tokio::time::timeout(self.lease.ttl / 4, heartbeat).await else { return Ok(()) };
+        let Ok(answer) = tokio::time::timeout(self.lease.ttl / 4, heartbeat).await else { return Ok(false) };
         if answer?.cancel_requested {
             self.pulse.set_stop(Stop::Cancelled);
         }
-        Ok(())
+        Ok(true)
     }
 }

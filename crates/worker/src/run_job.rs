@@ -67,7 +67,8 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
     let result = run.run_job().await;
     let pulse = heart.pulse.clone();
     heart.still().await;
-    let work = run.work_root();
+    // before the queue is told: whoever takes the job up next writes in a directory of its own, and finds no leftovers
+    remove_work(&run, result.is_ok()).await;
     let told = match (&result, pulse.stop()) {
         // what another worker may be doing by now is its own
         (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
@@ -81,11 +82,19 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
         (Err(error), None) => store.finish(&lease, failed(error, lease.attempt)).await.map(drop),
     };
-    sweep::remove(&work);
     match (told, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
         (Ok(()), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
         (Ok(()), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
+    }
+}
+
+/// This attempt's directory, and with the job published those of attempts that were lost.
+async fn remove_work(run: &Run<'_>, published: bool) {
+    let dir = if published { run.work_root() } else { run.work_dir() };
+    let removed = tokio::task::spawn_blocking(move || sweep::remove(&dir));
+    if removed.await.is_err() {
+        tracing::warn!(job = run.lease.job.id.as_str(), "cannot remove the work directory");
     }
 }
 
@@ -135,6 +144,10 @@ impl Run<'_> {
             return self.published(publication).await;
         }
         let artifact = self.merge(plan, sources).await?;
+        // a lease lost since the merge was told of is somebody else's to publish
+        if self.pulse.stop() == Some(Stop::LeaseLost) {
+            return Err(JobsError::LeaseLost.into());
+        }
         let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
         self.published(publication).await
     }
@@ -190,8 +203,7 @@ impl Run<'_> {
     }
 
     async fn merge(&self, plan: Plan, sources: Sources) -> Result<Artifact, JobError> {
-        // named by the plan: a stale worker that still writes here writes the same bytes
-        let dir = self.work_root().join(&plan.digest[..16]);
+        let dir = self.work_dir();
         let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
         let merged = blocking(move || {
             let on_progress = |progress| pulse.set_progress(progress, Phase::Merging, now_ms());
@@ -223,6 +235,11 @@ impl Run<'_> {
     async fn tell(&self, phase: Option<Phase>, kind: EventKind, message: &str, data: Value) -> Result<(), JobError> {
         let event = NewEvent { kind, level: Level::Info, message: message.to_owned(), data };
         Ok(self.store.record(self.lease, phase, event).await?)
+    }
+
+    /// Of this lease alone: a stale worker never writes where its successor does.
+    fn work_dir(&self) -> PathBuf {
+        self.work_root().join(format!("lease-{}", self.lease.token))
     }
 
     fn work_root(&self) -> PathBuf {

@@ -78,6 +78,7 @@ struct Places<'a> {
 impl Places<'_> {
     fn copy(&self, from: &TaskInput, equal_to: &[TaskInput]) -> Result<(), ExecuteError> {
         let total = from.place.info.bytes;
+        assert!(from.rows.is_none(), "rows that follow tokens are merged, never copied");
         let mut buffer = vec![0; COPY_BYTES.min(total) as usize];
         let mut other = vec![0; if equal_to.is_empty() { 0 } else { buffer.len() }];
         let mut at = 0;

@@ -18,6 +18,9 @@ const TIED_EMBEDDINGS: &[&str] = &[
     "model.tok_embeddings.weight",
 ];
 
+/// Tensors of one output: ten times what the largest models have.
+const OUTPUT_TENSORS_MAX: usize = 200_000;
+
 /// An output tensor before its parameters are known.
 pub(crate) struct Draft {
     pub name: String,
@@ -69,6 +72,12 @@ fn sliced(planner: &mut Planner<'_>, slices: &[Slice<'_>]) -> Vec<Draft> {
         let output_stack = output_stack.get_or_insert_with(|| stacks[0].clone());
         let length = slice.sources[0].range.map_or(0, |r| r.len());
         for offset in 0..length {
+            if drafts.len() > OUTPUT_TENSORS_MAX {
+                let detail =
+                    format!("the slices make more than {OUTPUT_TENSORS_MAX} tensors; use fewer or shorter ones");
+                planner.error("/slices", "too_many", detail);
+                return drafts;
+            }
             let layer = SliceLayer { slice: index, offset, length, depth, output: (output_stack, next + offset) };
             layer_drafts(planner, slice, &sources, &stacks, &layer, &mut drafts);
         }

@@ -1,8 +1,9 @@
 //! The vocabulary of the output, where the recipe has a `tokenizer` section, and the rows of the tensors that follow it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use checkpoint::TensorPlace;
+use checkpoint::{TensorPlace, is_mergeable};
 use recipe::{TokenizerRecipe, TokenizerSource};
 use serde_json::{Value, json};
 use vocabulary::{OutputVocabulary, Tokenizer};
@@ -23,6 +24,8 @@ pub(crate) struct Tokens {
     rows: Vec<u32>,
     /// The source whose tokenizer files are carried.
     pub donor: usize,
+    /// SHA-256 of each source's tokenizer.json: rows follow all of them.
+    pub digests: Vec<String>,
 }
 
 impl Planner<'_> {
@@ -37,7 +40,11 @@ impl Planner<'_> {
                     self.warnings.push(self.recipe.positions.problem("/tokenizer", "vocabulary", note));
                 }
                 let rows = tokenizers.iter().map(|t| t.rows).collect();
-                Some(Tokens { output: Arc::new(output), rows, donor: self.tokenizer_donor(recipe, base) })
+                let digests = tokenizers
+                    .iter()
+                    .map(|t| checkpoint::digest_bytes(t.tokenizer_json.to_string().as_bytes()))
+                    .collect();
+                Some(Tokens { output: Arc::new(output), rows, donor: self.tokenizer_donor(recipe, base), digests })
             }
             Err(error) => {
                 self.error("/tokenizer", "invalid_vocabulary", error.to_string());
@@ -91,21 +98,22 @@ impl Planner<'_> {
             .map(|source| drafts::find(source, &draft.name).map(|(_, place)| place.clone()))
             .collect();
         let places = Arc::new(places);
-        let rest: Vec<u64> = draft.inputs[0].place.info.shape[1..].to_vec();
+        let rest: Vec<u64> = draft.inputs[0].place.info.shape.get(1..).unwrap_or_default().to_vec();
         let mut inputs = Vec::with_capacity(draft.inputs.len());
         for input in &draft.inputs {
             let gather = Gather::new(tokens.output.clone(), input.source, places.clone(), rest.iter().product());
-            for source in gather.sources() {
-                let shape = places[source].as_ref().map(|p| &p.info.shape[1..]);
-                if shape != Some(&rest[..]) {
+            for source in gather.sources().collect::<BTreeSet<_>>() {
+                let fits = |p: &TensorPlace| {
+                    p.info.shape.first() == Some(&u64::from(tokens.rows[source]))
+                        && p.info.shape.get(1..) == Some(&rest[..])
+                        && is_mergeable(p.info.dtype)
+                };
+                if !places[source].as_ref().is_some_and(fits) {
                     let model = self.sources.list[source].model.to_string();
                     self.error(
                         "/tokenizer",
                         "shape_mismatch",
-                        format!(
-                            "rows of tensor {:?} are needed of model {model:?}, which has none of that width",
-                            draft.name
-                        ),
+                        format!("rows of tensor {:?} are needed of model {model:?}, which does not have it with a row of that width and a floating dtype for each of its {} tokens", draft.name, tokens.rows[source]),
                     );
                     return None;
                 }
@@ -118,10 +126,11 @@ impl Planner<'_> {
 }
 
 impl Tokens {
-    /// Whether a tensor's rows have to be gathered: they belong to tokens, and the models' tokens differ.
+    /// Whether a tensor's rows have to be gathered: they belong to tokens, and the models' tokens differ. Whether they can be
+    /// is for `gather` to say.
     pub fn concern(&self, draft: &Draft) -> bool {
         let is_full = |input: &TaskInput| input.place.info.shape.first() == Some(&u64::from(self.rows[input.source]));
-        !self.output.is_identity && layers::is_vocabulary(&draft.name) && draft.inputs.iter().all(is_full)
+        !self.output.is_identity && layers::is_vocabulary(&draft.name) && draft.inputs.iter().any(is_full)
     }
 
     /// The size of the vocabulary, and where another model gives the tokenizer, its special tokens.
