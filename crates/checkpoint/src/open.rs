@@ -70,6 +70,7 @@ impl Checkpoint {
 impl CheckpointFile {
     fn open(dir: &Path, name: String, access: &Access) -> Result<(CheckpointFile, Header), CheckpointError> {
         let path = access.resolve_file(&dir.join(&name))?;
+        regular(&path, &name)?;
         let file = File::open(&path).map_err(CheckpointError::io(dir.join(&name)))?;
         let header = Header::read(&file, &name)?;
         let metadata = file.metadata().map_err(CheckpointError::io(&path))?;
@@ -102,12 +103,22 @@ fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
     Ok(config)
 }
 
+/// Opening a pipe would wait for a writer that may never come.
+fn regular(path: &Path, name: &str) -> Result<(), CheckpointError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(CheckpointError::malformed(name, "is no regular file")),
+        Ok(_) => Ok(()),
+        Err(source) => Err(CheckpointError::Io { path: path.to_owned(), source }),
+    }
+}
+
 fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
     let path = dir.join(name);
     if !path.exists() {
         return Ok(None);
     }
     let path = access.resolve_file(&path)?;
+    regular(&path, name)?;
     let bytes = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
     if bytes > limits::JSON_BYTES_MAX {
         return Err(CheckpointError::malformed(

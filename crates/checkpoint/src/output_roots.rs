@@ -2,10 +2,14 @@
 
 use std::path::{Component, Path, PathBuf};
 
+/// Characters of one name at most: file systems have 255, and work on it adds to it.
+const NAME_MAX: usize = 128;
+
 /// Characters of an output's directory names: no surprise in a shell, a URL or a Hub repository.
 fn is_plain(name: &str) -> bool {
     !name.starts_with('.')
         && !name.is_empty()
+        && name.len() <= NAME_MAX
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
 }
 
@@ -32,10 +36,14 @@ impl OutputRoots {
             below.components().all(|c| matches!(c, Component::Normal(name) if name.to_str().is_some_and(is_plain)));
         if below.as_os_str().is_empty() || !plain {
             return Err(format!(
-                "output {path:?} is no plain path below an output root; use letters, digits, `.`, `-`, `_` and `/`, no part beginning with a dot"
+                "output {path:?} is no plain path below an output root; use letters, digits, `.`, `-`, `_` and `/`, no part beginning with a dot or longer than 128"
             ));
         }
         let target = root.join(below);
+        let inside = target.ancestors().skip(1).take_while(|a| *a != root).find(|a| a.join("manifest.json").exists());
+        if let Some(artifact) = inside.and_then(Path::file_name) {
+            return Err(format!("output {path:?} lies inside the artifact {artifact:?}; choose a place beside it"));
+        }
         if leads_outside(root, &target) {
             return Err(format!("output {path:?} leads out of its output root through a link"));
         }
@@ -62,6 +70,10 @@ mod tests {
         let roots = OutputRoots::new(vec![root.clone()]);
         assert_eq!(roots.resolve("team/merged-1.0").unwrap(), root.join("team/merged-1.0"));
         assert_eq!(roots.resolve(root.join("x").to_str().unwrap()).unwrap(), root.join("x"));
+        std::fs::create_dir_all(root.join("done")).unwrap();
+        std::fs::write(root.join("done/manifest.json"), "{}").unwrap();
+        assert!(roots.resolve("done/x").unwrap_err().contains("inside the artifact"));
+        assert!(roots.resolve(&"a".repeat(129)).is_err());
         for wrong in ["", ".", "..", "../x", "a/../b", "/etc/x", "a b", ".hidden", "a/.b", "link/x", "a\0b", "%2e%2e/x"]
         {
             assert!(roots.resolve(wrong).is_err(), "{wrong:?}");

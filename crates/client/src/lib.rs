@@ -4,6 +4,8 @@
 
 mod watch;
 
+use std::time::Duration;
+
 use serde_json::Value;
 
 pub use watch::{StreamEvent, Watch};
@@ -31,19 +33,28 @@ pub enum ClientError {
 /// The problem as a person reads it: the detail, then each finding with its place.
 fn told(refused: &Refused) -> String {
     let text = |key: &str| refused.problem.get(key).and_then(Value::as_str);
-    let mut told = text("detail").or(text("title")).map_or_else(|| refused.problem.to_string(), str::to_owned);
-    for error in refused.problem.get("errors").and_then(Value::as_array).into_iter().flatten() {
-        told += "\n  ";
-        if let (Some(line), Some(column)) = (error["line"].as_u64(), error["column"].as_u64()) {
-            told += &format!("line {line}, column {column}: ");
-        }
-        if let Some(pointer) = error["pointer"].as_str().filter(|p| !p.is_empty()) {
-            told += &format!("{pointer}: ");
-        }
-        told += error["detail"].as_str().unwrap_or_default();
+    let errors = refused.problem.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if errors.is_empty() {
+        return text("detail").or(text("title")).map_or_else(|| refused.problem.to_string(), str::to_owned);
     }
-    told
+    errors.iter().map(line).collect::<Vec<_>>().join("\n  ")
 }
+
+fn line(error: &Value) -> String {
+    let mut line = String::new();
+    if let (Some(row), Some(column)) = (error["line"].as_u64(), error["column"].as_u64()) {
+        line += &format!("line {row}, column {column}: ");
+    }
+    if let Some(pointer) = error["pointer"].as_str().filter(|p| !p.is_empty()) {
+        line += &format!("{pointer}: ");
+    }
+    line + error["detail"].as_str().unwrap_or_default()
+}
+
+/// A server that does not answer is told from one that is slow.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Streams have a sign of life every 15 seconds, so this is silence.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -57,7 +68,10 @@ impl Client {
         // an error says that a provider is installed already, which is as good
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base.trim_end_matches('/').to_owned();
-        let mut builder = reqwest::Client::builder().user_agent(concat!("amalgam/", env!("CARGO_PKG_VERSION")));
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("amalgam/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(READ_TIMEOUT);
         if is_loopback(&base) {
             builder = builder.no_proxy();
         }
@@ -145,7 +159,7 @@ mod tests {
         let problem = json!({"detail": "the recipe has 1 problem", "errors": [
             {"pointer": "/models/0", "line": 3, "column": 5, "detail": "no `weight`"}]});
         let error = ClientError::Refused(Refused { status: 422, problem });
-        assert_eq!(error.to_string(), "the recipe has 1 problem\n  line 3, column 5: /models/0: no `weight`");
+        assert_eq!(error.to_string(), "line 3, column 5: /models/0: no `weight`");
     }
 
     #[test]

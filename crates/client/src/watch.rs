@@ -65,13 +65,17 @@ impl Watch {
         match frames.next().await {
             Some(Ok(event)) => self.take(event),
             // cut, or ended by a server that stops: come back where we were
-            Some(Err(_)) | None => self.frames = None,
+            Some(Err(_)) | None => {
+                self.frames = None;
+                return self.wait().await;
+            }
         }
         Ok(())
     }
 
     fn take(&mut self, event: Event) {
-        self.reconnects = 0;
+        // a snapshot comes with every connection and is no progress
+        self.reconnects = if event.event == "snapshot" { self.reconnects } else { 0 };
         if !event.id.is_empty() {
             self.last_event_id = event.id;
         }
@@ -90,7 +94,7 @@ impl Watch {
             Ok(response) if response.status().as_u16() == 204 => self.end().await,
             Ok(response) if response.status().is_success() => {
                 self.frames = Some(Box::pin(response.bytes_stream().eventsource()));
-                self.count_reconnect()
+                Ok(())
             }
             Ok(response) if response.status().is_server_error() => self.wait().await,
             Ok(response) => {

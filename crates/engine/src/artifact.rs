@@ -116,6 +116,24 @@ fn carried<'a>(plan: &Plan, sources: &'a Sources) -> Vec<(&'a Path, &'static str
     all.filter(|(dir, name)| dir.join(name).is_file()).collect()
 }
 
+/// What is wrong with the files of a source that may be carried: at submit, not when the merge is done.
+pub(crate) fn unreadable(source: &crate::Source, access: &checkpoint::Access) -> Vec<String> {
+    let dir = &source.checkpoint.dir;
+    let present =
+        CARRIED.iter().chain(TOKENIZER).chain(VOCABULARY).filter(|name| dir.join(name).symlink_metadata().is_ok());
+    present
+        .filter_map(|name| match access.resolve_file(&dir.join(name)).map(std::fs::metadata) {
+            Ok(Ok(metadata)) if metadata.is_file() && metadata.len() <= checkpoint::limits::JSON_BYTES_MAX => None,
+            Ok(Ok(metadata)) if metadata.is_file() => {
+                Some(format!("{name} has {} bytes, which is too many", metadata.len()))
+            }
+            Ok(Ok(_)) => Some(format!("{name} is no regular file")),
+            Ok(Err(error)) => Some(format!("{name}: {error}")),
+            Err(error) => Some(error.to_string()),
+        })
+        .collect()
+}
+
 /// Names, lengths and times of the carried files, for the plan's digest.
 pub(crate) fn carried_identity(plan: &Plan, sources: &Sources) -> Vec<Value> {
     let identity = |(dir, name): (&Path, &str)| {

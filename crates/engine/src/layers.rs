@@ -85,6 +85,22 @@ impl Stacks {
         }
     }
 
+    /// What a config says that its tensors do not bear out.
+    pub fn contradiction(&self, config: &Value) -> Option<String> {
+        // its layers share their weights, so it has fewer than it runs
+        const SHARES_LAYERS: &[&str] = &["albert"];
+        let (key, value) = COUNT_KEYS.iter().find_map(|key| Some((key, config.pointer(key)?)))?;
+        let most = self.0.keys().map(|stack| self.count(stack)).max().unwrap_or(0);
+        let shares = config.get("model_type").and_then(Value::as_str).is_some_and(|t| SHARES_LAYERS.contains(&t));
+        match value.as_u64() {
+            None => Some(format!("its config.json says {} is {value}, which is no number of layers", &key[1..])),
+            Some(n) if n > u64::from(most) && !shares => Some(format!(
+                "its config.json says {n} layers and its tensors have {most}; the checkpoint is incomplete"
+            )),
+            Some(_) => None,
+        }
+    }
+
     /// Layers that no tensor belongs to although a later layer has tensors.
     pub fn gap(&self, stack: &str) -> Option<u32> {
         let layers = self.0.get(stack)?;

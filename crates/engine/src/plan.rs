@@ -118,9 +118,18 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
     let slices = slices(recipe);
     let text = serde_json::to_value(recipe).expect("a recipe is plain data");
     let seed = recipe.options.random_seed.unwrap_or_else(|| seed_of(&text));
-    let mut planner =
-        Planner { recipe, sources, about: method.about(), slices: &slices, seed, problems: Vec::new(), warnings };
+    let mut planner = Planner {
+        recipe,
+        sources,
+        about: method.about(),
+        slices: &slices,
+        seed,
+        problems: Vec::new(),
+        alike: BTreeMap::new(),
+        warnings,
+    };
     planner.architectures();
+    planner.layers_and_files();
     let drafts = drafts(&mut planner);
     let tokens = planner.merge_tokenizers();
     // shapes that differ because the vocabularies could not be merged would only hide why
@@ -128,6 +137,7 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
     let tasks: Vec<TensorTask> =
         drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
     let over_model = planner.model_statistics(method, &tasks);
+    planner.filters(&tasks);
     planner.refuse_if_any()?;
     Ok(Plan { over_model, ..planner.finish(tasks, tokens, text, settings) })
 }
@@ -139,20 +149,37 @@ pub(crate) struct Planner<'a> {
     slices: &'a [Slice<'a>],
     seed: u64,
     problems: Vec<Problem>,
+    /// How many findings of one kind there are at one place.
+    alike: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
 }
 
+/// Findings of one kind at one place that are told one by one; of the rest their number is told.
+const ALIKE_TOLD_MAX: usize = 3;
+
 impl Planner<'_> {
     fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
-        // one more than is shown, so that the count stays bounded whatever the models are
-        if self.problems.len() <= recipe::limits::PROBLEMS_MAX {
-            self.problems.push(self.recipe.positions.problem(pointer, code, detail));
+        let problem = self.recipe.positions.problem(pointer, code, detail);
+        self.found(problem);
+    }
+
+    fn found(&mut self, problem: Problem) {
+        let alike = self.alike.entry((problem.pointer.clone(), problem.code.clone())).or_default();
+        *alike += 1;
+        if *alike <= ALIKE_TOLD_MAX {
+            self.problems.push(problem);
         }
     }
 
     fn refuse_if_any(&mut self) -> Result<(), Refusal> {
         if self.problems.is_empty() {
             return Ok(());
+        }
+        for ((pointer, code), count) in std::mem::take(&mut self.alike) {
+            if count > ALIKE_TOLD_MAX {
+                let detail = format!("and {} more like it", count - ALIKE_TOLD_MAX);
+                self.problems.push(self.recipe.positions.problem(&pointer, &code, detail));
+            }
         }
         self.problems.truncate(recipe::limits::PROBLEMS_MAX);
         Err(Refusal { problems: std::mem::take(&mut self.problems), warnings: std::mem::take(&mut self.warnings) })
@@ -173,6 +200,40 @@ impl Planner<'_> {
                     first.model.to_string()
                 );
                 self.error("", "architecture_mismatch", detail);
+            }
+        }
+    }
+
+    /// A filter that no tensor matches is most likely a typo.
+    fn filters(&mut self, tasks: &[TensorTask]) {
+        let slices = self.slices;
+        let of_sources = slices.iter().flat_map(|s| s.sources.iter().map(|s| (s.pointer.as_str(), s.parameters)));
+        let of_slices = slices.iter().map(|s| (s.pointer.as_str(), s.parameters));
+        for (pointer, parameters) in of_sources.chain(of_slices).chain([("", &self.recipe.parameters)]) {
+            for (name, setting) in parameters {
+                for filter in setting.filters().filter(|f| *f != "*") {
+                    let matches =
+                        |t: &TensorTask| t.name.contains(filter) || t.inputs.iter().any(|i| i.name.contains(filter));
+                    if !tasks.iter().any(matches) {
+                        let detail = format!("filter {filter:?} matches no tensor; a filter is a part of tensor names");
+                        let problem =
+                            self.recipe.positions.problem(&format!("{pointer}/parameters/{name}"), "no_effect", detail);
+                        self.warnings.push(problem);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What of each source can be told before any tensor is looked for.
+    fn layers_and_files(&mut self) {
+        for source in &self.sources.list {
+            let model = source.model.to_string();
+            if let Some(reason) = source.stacks.contradiction(&source.checkpoint.config) {
+                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
+            }
+            for reason in crate::artifact::unreadable(source, &self.sources.access) {
+                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
             }
         }
     }
@@ -204,7 +265,7 @@ impl Planner<'_> {
         };
         let resolved =
             parameters::resolve(self.recipe, &self.about, self.slices, slice, base_of(&self.about, slice), &place);
-        let parameters = resolved.map_err(|problem| self.problems.push(problem)).ok()?;
+        let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
         let merge = match method.prepare(&parameters) {
             Ok(merge) => merge,
             Err(detail) => {

@@ -362,3 +362,60 @@ fn a_tensor_that_some_models_lack_is_merged_as_the_method_says() {
     let ties = "merge_method: ties\nbase_model: b\nmodels: [{model: a, parameters: {weight: 1}}]\noptions: {allow_missing_tensors: true}\n";
     assert!(models.refused(ties).contains("too few for ties"));
 }
+
+#[test]
+fn a_checkpoint_that_contradicts_its_config_or_is_no_file_is_refused_at_once() {
+    let refused = |change: &dyn Fn(&Path), config: serde_json::Value| {
+        let mut list = llamas(2, Dtype::F32);
+        list[0].config["num_hidden_layers"] = config;
+        let models = Models::new(&list);
+        change(&models.dir.path().join("a"));
+        models.refused("merge_method: linear\nmodels: [{model: a}, {model: b}]\n")
+    };
+    let nothing: &dyn Fn(&Path) = &|_| {};
+    assert!(refused(nothing, 5.into()).contains("says 5 layers and its tensors have 3"));
+    assert!(refused(nothing, "two".into()).contains(r#"num_hidden_layers is "two""#));
+    let pipe: &dyn Fn(&Path) = &|dir| {
+        std::fs::remove_file(dir.join("model.safetensors")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(dir.join("model.safetensors")).status().unwrap();
+        assert!(made.success());
+    };
+    assert!(refused(pipe, 3.into()).contains("model.safetensors: is no regular file"));
+    let link: &dyn Fn(&Path) = &|dir| std::os::unix::fs::symlink("/etc/hostname", dir.join("tokenizer.json")).unwrap();
+    assert!(refused(link, 3.into()).contains("leads out of the source roots"));
+}
+
+#[test]
+fn a_filter_that_matches_nothing_is_a_warning_and_many_alike_findings_are_one() {
+    let models = Models::new(&llamas(2, Dtype::F32));
+    let recipe = "merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: [{filter: nosuch, value: 1}, {value: 0.5}]}\n";
+    let (plan, _) = models.plan(recipe, &Settings::default()).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.detail.contains(r#"filter "nosuch" matches no tensor"#)));
+    let refused = models
+        .refused("merge_method: slerp\nmodels: [{model: a}, {model: b}]\nparameters: {t: [{filter: mlp, value: 1}]}\n");
+    assert!(refused.contains("more like it") && refused.lines().count() <= 5, "{refused}");
+}
+
+/// As guides write it: a union vocabulary, and a token that no model has.
+#[test]
+fn a_union_with_a_brand_new_token_is_merged_with_a_warning() {
+    let models = Models::new(&llamas(2, Dtype::F32));
+    let tokenizer = serde_json::json!({"model": {"type": "WordLevel", "vocab": {"a": 0, "b": 1, "c": 2}, "unk_token": "a"}, "added_tokens": []});
+    for name in ["a", "b"] {
+        std::fs::write(models.dir.path().join(name).join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    }
+    let recipe = "merge_method: linear\nmodels:\n- model: a\n- model: b\ntokenizer:\n  source: union\n  tokens:\n    <|special_token|>:\n      source: b\n";
+    let (plan, _) = models.plan(recipe, &Settings::default()).unwrap();
+    assert!(
+        plan.warnings.iter().any(|w| w.code == "vocabulary" && w.detail.contains("<|special_token|>")),
+        "{:?}",
+        plan.warnings
+    );
+    let (out, _) = models.merge(recipe);
+    let merged = read_checkpoint(&out);
+    let head = &merged["lm_head.weight"];
+    assert_eq!(head.shape, [4, 8]);
+    assert!(head.values[24..].iter().all(|v| *v == 0.0) && head.values[..24].iter().any(|v| *v != 0.0));
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+    assert_eq!(config["vocab_size"], 4);
+}

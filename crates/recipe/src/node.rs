@@ -106,6 +106,12 @@ fn syntax_problem(error: &serde_yaml::Error) -> Problem {
     let message = message.split(", set Duplicate").next().unwrap_or(message);
     let (code, detail) = if message.contains("multiple YAML documents") {
         ("not_yet", "a recipe of several documents (`---`) is not supported yet; post one document a job".to_owned())
+    } else if message.contains("non-finite float") {
+        ("invalid_value", "infinity and NaN are no values here; write a finite number".to_owned())
+    } else if message.contains("budget") || message.contains("recursion") {
+        ("too_large", format!("the recipe is too large or too deeply nested once its aliases are expanded ({message})"))
+    } else if message.contains("recursive references") {
+        ("yaml_syntax", "an alias stands inside what it refers to".to_owned())
     } else {
         ("yaml_syntax", message.to_owned())
     };
@@ -243,7 +249,7 @@ mod tests {
             "\0".into(),
         ] {
             let problem = Node::from_yaml(&text).unwrap_err();
-            assert_eq!(problem.code, "yaml_syntax", "{problem}");
+            assert!(["yaml_syntax", "too_large"].contains(&problem.code.as_str()), "{problem}");
         }
         assert_eq!(Node::from_yaml(&" ".repeat(limits::RECIPE_BYTES_MAX + 1)).unwrap_err().code, "too_large");
         assert_eq!(Node::from_yaml("a: 1\n---\nb: 2\n").unwrap_err().code, "not_yet");

@@ -83,6 +83,15 @@ impl Setting {
         }
     }
 
+    /// Every filter written in this setting.
+    pub fn filters(&self) -> impl Iterator<Item = &str> {
+        let conditions = match self {
+            Setting::Plain(_) => &[],
+            Setting::Conditional(conditions) => conditions.as_slice(),
+        };
+        conditions.iter().filter_map(|c| c.filter.as_deref())
+    }
+
     /// Every scalar written in this setting, for checks that need no tensor.
     pub fn scalars(&self) -> impl Iterator<Item = &Scalar> {
         let values: Vec<&Value> = match self {

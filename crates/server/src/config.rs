@@ -11,6 +11,10 @@ use serde::Deserialize;
 use crate::report::Failure;
 use crate::size::Bytes;
 
+/// Threads and workers at most: far above any machine, far below what exhausts one.
+const THREADS_MAX: usize = 1024;
+const WORKERS_MAX: usize = 256;
+
 /// What a merge may use; also for merges without a server.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 pub struct MergeArgs {
@@ -18,11 +22,19 @@ pub struct MergeArgs {
     #[arg(long, env = "AMALGAM_MEMORY")]
     pub memory: Option<Bytes>,
     /// Threads of one merge [default: all cores].
-    #[arg(long, env = "AMALGAM_THREADS")]
+    #[arg(long, env = "AMALGAM_THREADS", value_parser = threads)]
     pub threads: Option<usize>,
     /// Size of an output shard at most [default: 5GB].
     #[arg(long, env = "AMALGAM_SHARD_BYTES")]
     pub shard_bytes: Option<Bytes>,
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    bounded(text.parse().map_err(|_| format!("{text:?} is no number of threads"))?, THREADS_MAX)
+}
+
+fn bounded(number: usize, max: usize) -> Result<usize, String> {
+    if number <= max { Ok(number) } else { Err(format!("{number} is more than the {max} allowed")) }
 }
 
 impl MergeArgs {
@@ -138,6 +150,9 @@ impl ConfigArgs {
             Some(path) => self.values.or(read(path)?),
             None => self.values,
         };
+        bounded(values.workers.unwrap_or(0), WORKERS_MAX).map_err(|e| Failure::refused(format!("workers: {e}")))?;
+        bounded(values.merge.threads.unwrap_or(0), THREADS_MAX)
+            .map_err(|e| Failure::refused(format!("threads: {e}")))?;
         let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
         if !listen.ip().is_loopback() && values.insecure_listen != Some(true) {
             return Err(Failure::refused(format!(

@@ -53,6 +53,17 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// As from a [`ClientError`], with the problem document on standard output where JSON is asked for.
+    pub fn client(error: ClientError, as_json: bool) -> Failure {
+        let json = match &error {
+            ClientError::Refused(refused) if as_json => Some(refused.problem.clone()),
+            _ => None,
+        };
+        Failure { json, ..Failure::from(error) }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Failure {
         match &error {

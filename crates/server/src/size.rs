@@ -49,6 +49,7 @@ impl<'de> Deserialize<'de> for Bytes {
             Text(String),
         }
         match Form::deserialize(deserializer)? {
+            Form::Number(0) => Err(serde::de::Error::custom("a size is at least 1 byte")),
             Form::Number(bytes) => Ok(Bytes(bytes)),
             Form::Text(text) => text.parse().map_err(serde::de::Error::custom),
         }

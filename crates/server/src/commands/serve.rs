@@ -16,10 +16,15 @@ use crate::report::Failure;
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config.resolve()?;
     super::start_logging(&config)?;
-    let server = Server::start(config).await?;
-    super::asked_to_stop().await;
+    let mut server = Server::start(config).await?;
+    let broke = tokio::select! {
+        () = super::asked_to_stop() => None,
+        what = server.broken() => Some(what),
+    };
     tracing::info!("stopping");
-    server.stop().await
+    server.stop().await?;
+    // whoever watches over the process starts it again: better than accepting jobs that nobody runs
+    broke.map_or(Ok(()), |what| Err(Failure::failed(what)))
 }
 
 /// A server that runs, and the workers inside it.
@@ -50,11 +55,19 @@ impl Server {
         Ok(Server { url: format!("http://{address}"), shutdown, serving, workers, store })
     }
 
+    /// Waits until a part of the server ends by itself, which none should.
+    pub async fn broken(&mut self) -> &'static str {
+        tokio::select! {
+            Some(_) = self.workers.join_next() => "a worker ended by itself",
+            _ = &mut self.serving, if !self.serving.is_finished() => "the HTTP server ended by itself",
+        }
+    }
+
     /// Ends open streams, gives running jobs back, and waits for all of it.
     pub async fn stop(mut self) -> Result<(), Failure> {
         self.shutdown.cancel();
         while self.workers.join_next().await.is_some() {}
-        let served = self.serving.await.map_err(Failure::failed)?;
+        let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
         self.store.close().await;
         served.map_err(Failure::failed)
     }

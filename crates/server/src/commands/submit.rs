@@ -15,7 +15,7 @@ pub async fn run(args: SubmitArgs) -> Result<(), Failure> {
     if args.lenient {
         query.push(("lenient", "true".to_owned()));
     }
-    let job = client.submit(text, &query).await?;
+    let job = client.submit(text, &query).await.map_err(|e| Failure::client(e, args.server.json))?;
     for warning in job["warnings"].as_array().into_iter().flatten() {
         eprintln!("warning: {}", warning["detail"].as_str().unwrap_or_default());
     }

@@ -21,6 +21,7 @@ pub async fn follow(client: &Client, id: &str, as_json: bool) -> Result<(), Fail
             }
             Ok(())
         }
+        Some("cancelled") => Err(Failure::failed(format!("job {id} was cancelled"))),
         status => Err(Failure::failed(format!("job {id} {}: {}", status.unwrap_or("ended"), reason(&job)))),
     }
 }
@@ -34,7 +35,7 @@ pub async fn to_the_end(client: &Client, id: &str, as_json: bool) -> Result<Valu
     let mut watch = client.watch(id);
     let bar = Bar::new();
     let mut job = Value::Null;
-    while let Some(event) = watch.next().await? {
+    while let Some(event) = watch.next().await.map_err(|e| Failure::client(e, as_json))? {
         if as_json {
             println!("{}", json!({"event": event.kind, "data": event.data}));
         } else {
