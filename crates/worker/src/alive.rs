@@ -17,8 +17,11 @@ impl Alive {
     pub fn hold(dir: &Path, worker: &WorkerId) -> io::Result<Alive> {
         std::fs::create_dir_all(dir)?;
         let path = dir.join(worker.as_str());
-        let lock = File::create(&path)?;
+        // locked before it has its name: another that starts now never sees it unlocked
+        let unnamed = dir.join(format!(".{}", worker.as_str()));
+        let lock = File::create(&unnamed)?;
         lock.lock()?;
+        std::fs::rename(&unnamed, &path)?;
         Ok(Alive { path, _lock: lock })
     }
 }
@@ -46,7 +49,7 @@ pub(crate) async fn end_leases_of_the_dead(store: &Store, dir: &Path) {
 fn dead(dir: &Path) -> Vec<(String, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
     let named = entries.flatten().map(|e| (e.file_name().to_string_lossy().into_owned(), e.path()));
-    named.filter(|(_, path)| is_unlocked(path)).collect()
+    named.filter(|(name, path)| !name.starts_with('.') && is_unlocked(path)).collect()
 }
 
 fn is_unlocked(path: &Path) -> bool {

@@ -75,9 +75,7 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
             tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
             return;
         }
-        (Ok(publication), _) => {
-            store.finish(&lease, Outcome::Succeeded { publication: to_json(publication) }).await.map(drop)
-        }
+        (Ok(publication), _) => succeed(store, &lease, publication).await,
         (Err(_), Some(Stop::Cancelled)) => store.finish(&lease, Outcome::Cancelled).await.map(drop),
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
         (Err(error), None) => store.finish(&lease, failed(error, lease.attempt)).await.map(drop),
@@ -86,6 +84,21 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
         (Ok(()), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
         (Ok(()), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
+    }
+}
+
+/// A publication is told as long as the lease can still be held: a database that is away for a moment costs no attempt.
+async fn succeed(store: &Store, lease: &Lease, publication: &Publication) -> Result<(), JobsError> {
+    let until = tokio::time::Instant::now() + lease.ttl.mul_f64(0.5);
+    loop {
+        let outcome = Outcome::Succeeded { publication: to_json(publication) };
+        match store.finish(lease, outcome).await {
+            Err(JobsError::Database(error)) if tokio::time::Instant::now() < until => {
+                tracing::warn!(job = lease.job.id.as_str(), %error, "cannot tell that the job succeeded; trying again");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            result => return result.map(drop),
+        }
     }
 }
 

@@ -35,15 +35,16 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     if let Some(publication) = transfer::find_published(&target, &plan.digest) {
         return tell(args, &publication, started, "is there already, whole");
     }
-    make_way(&args.out)?;
+    check_way(&args.out)?;
     let work = work_dir(&args.out, &plan.digest)?;
     let bar = Bar::new();
     let on_progress = |p: Progress| bar.set("merging", p.bytes_done, p.bytes_total);
     let merged = engine::execute(&plan, &sources, &text, &work, &Observer { on_progress: &on_progress, cancel });
     bar.clear();
-    let published = merged
-        .map_err(Failure::failed)
-        .and_then(|artifact| transfer::publish(&artifact, &target).map_err(Failure::failed));
+    let published = merged.map_err(Failure::failed).and_then(|artifact| {
+        make_way(&args.out);
+        transfer::publish(&artifact, &target).map_err(Failure::failed)
+    });
     let publication = published.inspect_err(|_| {
         // half a merge is of no use to anyone; a failure to remove it changes nothing about the first
         let _ = std::fs::remove_dir_all(&work);
@@ -51,16 +52,22 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     tell(args, &publication, started, "written")
 }
 
-/// An empty directory makes way; anything else is somebody's.
-fn make_way(out: &Path) -> Result<(), Failure> {
+/// The place must be free, or an empty directory; anything else is somebody's.
+fn check_way(out: &Path) -> Result<(), Failure> {
     if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|e| Failure::refused(format!("{}: {e}", parent.display())))?;
     }
-    let occupied = || Failure::refused(format!("{} exists and is not empty; choose another directory", out.display()));
-    if !out.exists() {
-        return Ok(());
+    let is_empty = || std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_none());
+    if out.exists() && !is_empty() {
+        let detail = format!("{} exists and is not empty; choose another directory", out.display());
+        return Err(Failure::refused(detail));
     }
-    std::fs::remove_dir(out).map_err(|_| occupied())
+    Ok(())
+}
+
+/// An empty directory makes way when the artifact is ready; if it is not empty any more, publishing says so.
+fn make_way(out: &Path) {
+    let _ = std::fs::remove_dir(out);
 }
 
 /// Beside the output, so that publishing is one rename.
