@@ -187,30 +187,70 @@ fn what_is_here(dir: &Path) -> Option<String> {
 fn gather(
     files: &[CheckpointFile],
     headers: Vec<Header>,
-    mut weight_map: HashMap<String, String>,
+    weight_map: HashMap<String, String>,
 ) -> Result<BTreeMap<String, TensorPlace>, CheckpointError> {
     let mut tensors = BTreeMap::new();
     for (file, header) in headers.into_iter().enumerate() {
         for (tensor, info) in header.tensors {
             // where two shards have a tensor of one name, the index says which counts
-            match weight_map.get(&tensor) {
-                Some(shard) if *shard != files[file].name => continue,
-                Some(_) => drop(weight_map.remove(&tensor)),
-                None => {}
+            if weight_map.get(&tensor).is_some_and(|shard| *shard != files[file].name) {
+                continue;
             }
             if tensors.insert(tensor.clone(), TensorPlace { file, info }).is_some() {
-                return Err(CheckpointError::malformed(
-                    &files[file].name,
-                    format!("tensor {tensor:?} is in another shard too"),
-                ));
+                let reason = format!("tensor {tensor:?} is in another shard too");
+                return Err(CheckpointError::malformed(&files[file].name, reason));
             }
         }
     }
-    if let Some((tensor, shard)) = weight_map.iter().min() {
-        return Err(CheckpointError::malformed(
-            INDEX,
-            format!("says that tensor {tensor:?} is in {shard}, which does not have it"),
-        ));
+    if let Some((tensor, shard)) = weight_map.iter().filter(|(tensor, _)| !tensors.contains_key(*tensor)).min() {
+        let reason = format!("says that tensor {tensor:?} is in {shard}, which does not have it");
+        return Err(CheckpointError::malformed(INDEX, reason));
     }
     Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// A shard of two tensors: "w", which every shard has, and one named like the shard.
+    fn write(dir: &Path, name: &str, value: u8) {
+        let entry = |at: u64| json!({"dtype": "U8", "shape": [1], "data_offsets": [at, at + 1]});
+        let header = json!({"w": entry(0), name: entry(1)}).to_string();
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[value, 0]].concat();
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+
+    #[test]
+    fn the_index_says_which_of_two_shards_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        let (a, b) = ("a.safetensors", "b.safetensors");
+        write(dir.path(), a, 1);
+        write(dir.path(), b, 2);
+        for (shard, value) in [(a, 1), (b, 2)] {
+            let map = json!({"weight_map": {"w": shard, a: a, b: b}});
+            std::fs::write(dir.path().join(INDEX), map.to_string()).unwrap();
+            let checkpoint = Checkpoint::open(dir.path(), &Access::Anywhere).unwrap();
+            let mut byte = [0];
+            checkpoint.read_at(&checkpoint.tensors["w"], 0, &mut byte).unwrap();
+            assert_eq!(byte, [value]);
+        }
+        let lie = json!({"weight_map": {"w": "a.safetensors", "x": "b.safetensors"}});
+        std::fs::write(dir.path().join(INDEX), lie.to_string()).unwrap();
+        let error = Checkpoint::open(dir.path(), &Access::Anywhere).unwrap_err().to_string();
+        assert!(error.contains(r#"tensor "x" is in b.safetensors, which does not have it"#), "{error}");
+    }
+
+    #[test]
+    fn an_index_leads_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
+        for name in ["../x.safetensors", "/etc/x.safetensors", "a/b.safetensors", ".x.safetensors", "x.bin", ""] {
+            std::fs::write(dir.path().join(INDEX), json!({"weight_map": {"w": name}}).to_string()).unwrap();
+            let error = Checkpoint::open(dir.path(), &Access::Anywhere).unwrap_err().to_string();
+            assert!(error.contains("plain file name"), "{name}: {error}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The files around the shards: index, config, tokenizer, card, recipe and manifest.
 //!
-//! Invariant: nothing here depends on when or where the merge ran, so equal plans give equal artifacts, byte for byte.
+//! Invariant: nothing here depends on when or where the merge ran, so equal plans and recipe texts give equal artifacts,
+//! byte for byte.
 
 use std::collections::BTreeSet;
 use std::io::Write;

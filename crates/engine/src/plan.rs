@@ -125,6 +125,7 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
         slices: &slices,
         seed,
         problems: Vec::new(),
+        inputs: 0,
         alike: BTreeMap::new(),
         warnings,
     };
@@ -138,6 +139,7 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
         drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
     let over_model = planner.model_statistics(method, &tasks);
     planner.filters(&tasks);
+    planner.shard_count(&tasks, settings);
     planner.refuse_if_any()?;
     Ok(Plan { over_model, ..planner.finish(tasks, tokens, text, settings) })
 }
@@ -149,6 +151,8 @@ pub(crate) struct Planner<'a> {
     slices: &'a [Slice<'a>],
     seed: u64,
     problems: Vec<Problem>,
+    /// Inputs of all drafts so far.
+    inputs: usize,
     /// How many findings of one kind there are at one place.
     alike: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
@@ -202,6 +206,22 @@ impl Planner<'_> {
                 self.error("", "architecture_mismatch", detail);
             }
         }
+    }
+
+    /// Shards are open while they are written, and a model in thousands of files helps nobody.
+    fn shard_count(&mut self, tasks: &[TensorTask], settings: &Settings) {
+        const SHARDS_MAX: u64 = 4_000;
+        let width = |t: &TensorTask| t.dtype.bitsize() as u64 / 8;
+        let bytes: u64 = tasks.iter().map(|t| t.parameters.elements() * width(t)).sum();
+        let shard_bytes = self.shard_bytes(settings);
+        if bytes / shard_bytes.max(1) > SHARDS_MAX && tasks.len() as u64 > SHARDS_MAX {
+            let detail = format!("shards of {shard_bytes} bytes would be more than {SHARDS_MAX}; choose larger ones");
+            self.error("/options/out_shard_size", "invalid_value", detail);
+        }
+    }
+
+    fn shard_bytes(&self, settings: &Settings) -> u64 {
+        self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes)
     }
 
     /// A filter that no tensor matches is most likely a typo.
@@ -382,7 +402,7 @@ impl Planner<'_> {
     }
 
     fn finish(self, mut tasks: Vec<TensorTask>, tokens: Option<Tokens>, recipe: Value, settings: &Settings) -> Plan {
-        let shard_bytes = self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes);
+        let shard_bytes = self.shard_bytes(settings);
         let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
         let shards = layout_shards(outputs, shard_bytes);
         place_tasks(&mut tasks, &shards);

@@ -23,11 +23,13 @@ const TOP_KEYS: &[&str] = &[
 ];
 
 pub(crate) fn decode(node: &Node, lenient: bool) -> Result<Recipe, Refusal> {
+    node.within_limits()?;
     let mut decoder = Decoder { lenient, ..Decoder::default() };
     decoder.remember(node, "");
     let recipe = decoder.recipe(node);
     match recipe {
         Some(recipe) if decoder.problems.is_empty() => {
+            decoder.warnings.truncate(limits::PROBLEMS_MAX);
             Ok(Recipe { positions: decoder.positions, warnings: decoder.warnings, ..recipe })
         }
         _ => {
@@ -43,6 +45,7 @@ struct Decoder {
     positions: Positions,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    conditions: usize,
 }
 
 /// A map whose keys were checked; `null` values count as absent.
@@ -414,6 +417,16 @@ impl Decoder {
         match &node.kind {
             Kind::List(items) if items.is_empty() => Some(None),
             Kind::List(items) if items.iter().any(|i| matches!(i.kind, Kind::Map(_))) => {
+                self.conditions += items.len();
+                if items.len() > limits::CONDITIONS_MAX || self.conditions > limits::CONDITIONS_TOTAL_MAX {
+                    let detail = format!(
+                        "more than {} conditions in one setting, or {} in the recipe",
+                        limits::CONDITIONS_MAX,
+                        limits::CONDITIONS_TOTAL_MAX
+                    );
+                    self.error(pointer, "too_many", detail);
+                    return None;
+                }
                 let conditions: Vec<_> =
                     items.iter().enumerate().map(|(i, item)| self.condition(item, &format!("{pointer}/{i}"))).collect();
                 Some(Some(Setting::Conditional(conditions.into_iter().collect::<Option<_>>()?)))

@@ -25,6 +25,12 @@ pub mod limits {
     pub const NODES_MAX: usize = 50_000;
     /// Nesting of lists and maps.
     pub const DEPTH_MAX: usize = 32;
+    /// Bytes of one key: pointers repeat the keys above a value.
+    pub const KEY_BYTES_MAX: usize = 256;
+    /// Conditions of one setting.
+    pub const CONDITIONS_MAX: usize = 128;
+    /// Conditions of a whole recipe: each is looked for in every tensor's name.
+    pub const CONDITIONS_TOTAL_MAX: usize = 1_000;
     /// YAML aliases and merge keys.
     pub const ALIASES_MAX: usize = 2_000;
     /// Models, or sources of one slice.

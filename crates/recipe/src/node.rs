@@ -61,6 +61,37 @@ impl Node {
         Node { at: None, kind }
     }
 
+    /// Whether keys, nesting and the number of values stay within the limits, however the tree came to be.
+    pub fn within_limits(&self) -> Result<(), Problem> {
+        let mut nodes = 0;
+        let mut left = vec![(self, 0)];
+        while let Some((node, depth)) = left.pop() {
+            nodes += 1;
+            if nodes > limits::NODES_MAX || depth > limits::DEPTH_MAX {
+                let detail =
+                    format!("the recipe has more than {} values or {} levels", limits::NODES_MAX, limits::DEPTH_MAX);
+                return Err(whole("too_large", detail));
+            }
+            match &node.kind {
+                Kind::List(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
+                Kind::Map(entries) => {
+                    if let Some((key, _)) = entries.iter().find(|(key, _)| key.name.len() > limits::KEY_BYTES_MAX) {
+                        let detail = format!(
+                            "a key has {} bytes; at most {} are accepted",
+                            key.name.len(),
+                            limits::KEY_BYTES_MAX
+                        );
+                        let at = |place: fn((u32, u32)) -> u32| key.at.map(place);
+                        return Err(Problem { line: at(|p| p.0), column: at(|p| p.1), ..whole("too_large", detail) });
+                    }
+                    left.extend(entries.iter().map(|(_, value)| (value, depth + 1)));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// What a person would call this value, for messages.
     pub fn describe(&self) -> String {
         match &self.kind {
@@ -253,6 +284,15 @@ mod tests {
         }
         assert_eq!(Node::from_yaml(&" ".repeat(limits::RECIPE_BYTES_MAX + 1)).unwrap_err().code, "too_large");
         assert_eq!(Node::from_yaml("a: 1\n---\nb: 2\n").unwrap_err().code, "not_yet");
+    }
+
+    #[test]
+    fn long_keys_and_large_objects_are_refused() {
+        let long = Node::from_yaml(&format!("{}: 1", "k".repeat(300))).unwrap();
+        assert_eq!(long.within_limits().unwrap_err().code, "too_large");
+        let many = serde_json::Value::Array(vec![serde_json::Value::Null; limits::NODES_MAX + 1]);
+        assert_eq!(Node::from_json(&many).within_limits().unwrap_err().code, "too_large");
+        assert_eq!(Node::from_yaml("a: {b: [1, 2]}").unwrap().within_limits(), Ok(()));
     }
 
     #[test]

@@ -82,6 +82,11 @@ pub struct Values {
     /// Serve on an address that others can reach, although there are no API keys yet.
     #[arg(long, env = "AMALGAM_INSECURE_LISTEN", num_args = 0..=1, default_missing_value = "true")]
     pub insecure_listen: Option<bool>,
+    /// Names by which the server may be addressed, as in the Host header; `*` for any; repeatable [default: localhost,
+    /// 127.0.0.1, [::1] and the address it listens on]. Keeps web pages from reaching it by a name of their own.
+    #[arg(long, env = "AMALGAM_ALLOWED_HOST", value_delimiter = ',')]
+    #[serde(default)]
+    pub allowed_host: Vec<String>,
     /// sqlite://PATH or postgres://... [default: sqlite://<data-dir>/amalgam.db].
     #[arg(long, env = "AMALGAM_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
@@ -112,10 +117,13 @@ pub struct Values {
 
 impl Values {
     fn or(self, other: Values) -> Values {
-        let first = |a: Vec<PathBuf>, b: Vec<PathBuf>| if a.is_empty() { b } else { a };
+        fn first<T>(a: Vec<T>, b: Vec<T>) -> Vec<T> {
+            if a.is_empty() { b } else { a }
+        }
         Values {
             listen: self.listen.or(other.listen),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
+            allowed_host: first(self.allowed_host, other.allowed_host),
             database: self.database.or(other.database),
             data_dir: self.data_dir.or(other.data_dir),
             source_root: first(self.source_root, other.source_root),
@@ -132,6 +140,8 @@ impl Values {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// `None` for any.
+    pub allowed_hosts: Option<Vec<String>>,
     pub database: String,
     pub artifacts: PathBuf,
     pub work: PathBuf,
@@ -175,6 +185,7 @@ impl ConfigArgs {
         }
         Ok(Config {
             listen,
+            allowed_hosts: allowed_hosts(values.allowed_host, listen),
             workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
             database,
             artifacts,
@@ -187,6 +198,18 @@ impl ConfigArgs {
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })
     }
+}
+
+fn allowed_hosts(named: Vec<String>, listen: SocketAddr) -> Option<Vec<String>> {
+    if named.iter().any(|host| host == "*") {
+        return None;
+    }
+    let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned);
+    let here = (!listen.ip().is_unspecified()).then(|| match listen.ip() {
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+    });
+    Some(if named.is_empty() { local.into_iter().chain(here).collect() } else { named })
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -209,6 +232,7 @@ fn read(path: &Path) -> Result<Values, Failure> {
 const NAMES: &[&str] = &[
     "listen",
     "insecure_listen",
+    "allowed_host",
     "database",
     "data_dir",
     "source_root",

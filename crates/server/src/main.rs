@@ -16,6 +16,7 @@ use report::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -42,4 +43,12 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cancel(args) => commands::cancel::run(args).await,
         Command::Demo(args) => commands::demo::run(args).await,
     }
+}
+
+/// A merge keeps the shards of all its models open; the soft limit of many systems is 1024.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    // without the right to it things are as they were
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }

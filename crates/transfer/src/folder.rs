@@ -63,7 +63,7 @@ fn remove_work(dir: &Path) {
 }
 
 fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishError> {
-    let partial = partial_path(target, &artifact.plan_digest);
+    let partial = partial_path(target, artifact);
     std::fs::create_dir_all(&partial).map_err(PublishError::io(&partial))?;
     let names = artifact.files.iter().map(|f| f.path.as_str()).chain([MANIFEST]);
     for name in names {
@@ -84,9 +84,11 @@ fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishErr
     Ok(())
 }
 
-fn partial_path(target: &Path, digest: &str) -> PathBuf {
+/// Of this work directory alone, as that is of one lease alone.
+fn partial_path(target: &Path, artifact: &Artifact) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    target.with_file_name(format!(".{name}.partial-{}", &digest[..16]))
+    let from = checkpoint::digest_bytes(artifact.dir.as_os_str().as_encoded_bytes());
+    target.with_file_name(format!(".{name}.partial-{}-{}", &artifact.plan_digest[..16], &from[..8]))
 }
 
 fn sync_parent(target: &Path) -> Result<(), PublishError> {

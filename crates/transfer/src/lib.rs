@@ -41,6 +41,11 @@ impl PublishError {
         move |source| PublishError::Io { path, source }
     }
 
+    pub fn occupied(target: &Target) -> PublishError {
+        let Target::Folder(path) = target;
+        PublishError::Occupied { path: path.clone() }
+    }
+
     pub fn is_transient(&self) -> bool {
         matches!(self, PublishError::Io { .. })
     }
@@ -57,5 +62,12 @@ pub fn publish(artifact: &Artifact, target: &Target) -> Result<Publication, Publ
 pub fn find_published(target: &Target, plan_digest: &str) -> Option<Publication> {
     match target {
         Target::Folder(path) => folder::find(path).filter(|found| found.plan_digest == plan_digest),
+    }
+}
+
+/// Whether something stands where the artifact is to go.
+pub fn is_occupied(target: &Target) -> bool {
+    match target {
+        Target::Folder(path) => path.symlink_metadata().is_ok(),
     }
 }

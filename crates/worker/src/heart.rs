@@ -105,7 +105,7 @@ impl Beat {
                 }
             }
             let sent = Instant::now();
-            match self.beat().await {
+            match self.beat(accepted).await {
                 Ok(true) => accepted = sent,
                 // no answer in time is no lease renewed
                 Ok(false) => tracing::warn!(job = self.lease.job.id.as_str(), "heartbeat got no answer"),
@@ -113,18 +113,27 @@ impl Beat {
                 Err(error) => tracing::warn!(job = self.lease.job.id.as_str(), %error, "heartbeat failed"),
             }
             // a database that does not answer says nothing about who owns the job; the clock does
-            if accepted.elapsed() >= self.lease.ttl.mul_f64(0.8) {
+            if Instant::now() >= self.watchdog(accepted) {
                 return self.pulse.set_stop(Stop::LeaseLost);
             }
         }
     }
 
+    /// When a lease that was last renewed then is no longer safe to work under.
+    fn watchdog(&self, accepted: Instant) -> Instant {
+        accepted + self.lease.ttl.mul_f64(0.8)
+    }
+
     /// Whether the database took the beat in time.
-    async fn beat(&self) -> Result<bool, JobsError> {
+    async fn beat(&self, accepted: Instant) -> Result<bool, JobsError> {
         let progress = self.pulse.progress();
         let heartbeat = self.store.heartbeat(&self.lease, progress.as_ref());
         // a beat that hangs must not keep the watchdog from its look at the clock
-        let Ok(answer) = tokio::time::timeout(self.lease.ttl / 4, heartbeat).await else { return Ok(false) };
+        let Ok(answer) =
+            tokio::time::timeout_at(self.watchdog(accepted).min(Instant::now() + self.lease.ttl / 4), heartbeat).await
+        else {
+            return Ok(false);
+        };
         if answer?.cancel_requested {
             self.pulse.set_stop(Stop::Cancelled);
         }

@@ -67,8 +67,6 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
     let result = run.run_job().await;
     let pulse = heart.pulse.clone();
     heart.still().await;
-    // before the queue is told: whoever takes the job up next writes in a directory of its own, and finds no leftovers
-    remove_work(&run, result.is_ok()).await;
     let told = match (&result, pulse.stop()) {
         // what another worker may be doing by now is its own
         (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
@@ -80,6 +78,8 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
         (Err(error), None) => store.finish(&lease, failed(error, lease.attempt)).await.map(drop),
     };
+    // whoever took the job up meanwhile writes in a directory of its own
+    remove_work(&run, told.is_ok() && result.is_ok()).await;
     match (told, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
         (Ok(()), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
@@ -139,6 +139,9 @@ fn to_json(publication: &Publication) -> Value {
     serde_json::to_value(publication).expect("a publication is plain data")
 }
 
+/// Warnings of a plan that become events.
+const WARNINGS_TOLD_MAX: usize = 50;
+
 struct Run<'a> {
     store: &'a Store,
     config: &'a WorkerConfig,
@@ -156,10 +159,16 @@ impl Run<'_> {
         if let Some(publication) = transfer::find_published(&target, &plan.digest) {
             return self.published(publication).await;
         }
+        // what another job has put there meanwhile is found before the work, not after
+        if transfer::is_occupied(&target) {
+            return Err(PublishError::occupied(&target).into());
+        }
         let artifact = self.merge(plan, sources).await?;
         // a lease lost since the merge was told of is somebody else's to publish
-        if self.pulse.stop() == Some(Stop::LeaseLost) {
-            return Err(JobsError::LeaseLost.into());
+        match self.pulse.stop() {
+            Some(Stop::LeaseLost) => return Err(JobsError::LeaseLost.into()),
+            Some(Stop::Cancelled) => return Err(ExecuteError::Cancelled.into()),
+            Some(Stop::Shutdown) | None => {}
         }
         let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
         self.published(publication).await
@@ -201,7 +210,7 @@ impl Run<'_> {
             Ok((plan, sources))
         });
         let (plan, sources) = planned.await?;
-        for warning in &plan.warnings {
+        for warning in plan.warnings.iter().take(WARNINGS_TOLD_MAX) {
             self.warn(warning).await?;
         }
         self.store.set_plan_digest(self.lease, &plan.digest).await?;

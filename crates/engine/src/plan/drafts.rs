@@ -21,6 +21,9 @@ const TIED_EMBEDDINGS: &[&str] = &[
 /// Tensors of one output: ten times what the largest models have.
 const OUTPUT_TENSORS_MAX: usize = 200_000;
 
+/// Inputs of all tensors together.
+const INPUTS_MAX: usize = 1_000_000;
+
 /// An output tensor before its parameters are known.
 pub(crate) struct Draft {
     pub name: String,
@@ -49,6 +52,9 @@ fn whole(planner: &mut Planner<'_>, slice: &Slice<'_>) -> Vec<Draft> {
         sources.iter().flat_map(|(_, s)| s.checkpoint.tensors.keys().map(String::as_str)).collect();
     let mut drafts = Vec::with_capacity(names.len());
     for name in names {
+        if is_too_much(planner, &drafts) {
+            return drafts;
+        }
         let depth = layers::split(name).map(|layer| {
             position(layer.index, sources.iter().map(|(_, s)| s.stacks.count(layer.stack)).max().unwrap_or(1))
         });
@@ -72,10 +78,7 @@ fn sliced(planner: &mut Planner<'_>, slices: &[Slice<'_>]) -> Vec<Draft> {
         let output_stack = output_stack.get_or_insert_with(|| stacks[0].clone());
         let length = slice.sources[0].range.map_or(0, |r| r.len());
         for offset in 0..length {
-            if drafts.len() > OUTPUT_TENSORS_MAX {
-                let detail =
-                    format!("the slices make more than {OUTPUT_TENSORS_MAX} tensors; use fewer or shorter ones");
-                planner.error("/slices", "too_many", detail);
+            if is_too_much(planner, &drafts) {
                 return drafts;
             }
             let layer = SliceLayer { slice: index, offset, length, depth, output: (output_stack, next + offset) };
@@ -86,6 +89,17 @@ fn sliced(planner: &mut Planner<'_>, slices: &[Slice<'_>]) -> Vec<Draft> {
     outside_layers(planner, slices, 0, true, &mut drafts);
     outside_layers(planner, slices, slices.len() - 1, false, &mut drafts);
     drafts
+}
+
+/// Whether there are more tensors or inputs than one plan may have; then a problem says so.
+fn is_too_much(planner: &mut Planner<'_>, drafts: &[Draft]) -> bool {
+    let too_much = drafts.len() > OUTPUT_TENSORS_MAX || planner.inputs > INPUTS_MAX;
+    if too_much {
+        let detail =
+            format!("more than {OUTPUT_TENSORS_MAX} tensors or {INPUTS_MAX} inputs of tensors; merge less at once");
+        planner.error("", "too_many", detail);
+    }
+    too_much
 }
 
 struct SliceLayer<'a> {
@@ -232,6 +246,7 @@ fn inputs(
             None => missing.push((name, source.model.to_string())),
         }
     }
+    planner.inputs += inputs.len();
     if missing.is_empty() || planner.recipe.options.allow_missing_tensors {
         return Some((inputs, present));
     }

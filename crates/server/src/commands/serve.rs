@@ -45,7 +45,7 @@ impl Server {
         let address = listener.local_addr().map_err(Failure::failed)?;
         let store = open_store(&config).await?;
         let shutdown = CancellationToken::new();
-        let api = Api::new(store.clone(), Arc::new(api_config(&config, address.ip().is_loopback())), shutdown.clone());
+        let api = Api::new(store.clone(), Arc::new(api_config(&config)), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
@@ -77,13 +77,12 @@ pub async fn open_store(config: &Config) -> Result<Store, Failure> {
     Store::open(&config.database).await.map_err(|e| Failure::failed(format!("cannot open the database: {e}")))
 }
 
-fn api_config(config: &Config, loopback: bool) -> ApiConfig {
-    let local = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+fn api_config(config: &Config) -> ApiConfig {
     ApiConfig {
         access: config.access.clone(),
         outputs: config.outputs.clone(),
         settings: config.settings.clone(),
-        allowed_hosts: loopback.then_some(local),
+        allowed_hosts: config.allowed_hosts.clone(),
     }
 }
 

@@ -12,8 +12,14 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     let store = open_store(&config).await?;
     let name = args.name.unwrap_or_else(host_name);
     let shutdown = CancellationToken::new();
-    let worker = tokio::spawn(worker::run(store.clone(), worker_config(&config, &name), shutdown.clone()));
-    super::asked_to_stop().await;
+    let mut worker = tokio::spawn(worker::run(store.clone(), worker_config(&config, &name), shutdown.clone()));
+    tokio::select! {
+        () = super::asked_to_stop() => {}
+        ended = &mut worker => {
+            ended.map_err(Failure::failed)?;
+            return Err(Failure::failed("the worker ended by itself"));
+        }
+    }
     tracing::info!("stopping");
     shutdown.cancel();
     worker.await.map_err(Failure::failed)?;
