@@ -140,3 +140,117 @@ impl Beat {
         Ok(true)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicI64;
+
+    use jobs::{Enqueued, JobId, NewJob, RecipeFormat, WorkerId};
+    use serde_json::{Map, json};
+
+    use super::*;
+
+    const EVERY: Duration = Duration::from_millis(5);
+    const TTL: Duration = Duration::from_secs(60);
+
+    struct Fixture {
+        store: Store,
+        clock: Arc<AtomicI64>,
+        lease: Lease,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Fixture {
+        /// A queue with one job, leased.
+        async fn new() -> Fixture {
+            let dir = tempfile::tempdir().unwrap();
+            let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
+            let reading = clock.clone();
+            let url = format!("sqlite://{}/jobs.db", dir.path().display());
+            let store = Store::open_with_clock(&url, Arc::new(move || reading.load(Ordering::SeqCst))).await.unwrap();
+            let job = NewJob {
+                id: JobId::generate(),
+                recipe: String::new(),
+                recipe_format: RecipeFormat::Yaml,
+                method: "linear".into(),
+                lenient: false,
+                output: json!({}),
+                labels: Map::new(),
+                metadata: Map::new(),
+                priority: 0,
+                max_attempts: 3,
+                idempotency: None,
+            };
+            assert!(matches!(store.enqueue(job).await.unwrap(), Enqueued::Created(_)));
+            let lease = store.claim(&WorkerId::generate("first"), TTL).await.unwrap().unwrap();
+            Fixture { store, clock, lease, _dir: dir }
+        }
+
+        fn heart(&self, shutdown: &CancellationToken) -> Heart {
+            Heart::start(&self.store, &self.lease, EVERY, shutdown)
+        }
+    }
+
+    /// Waits for the heart to say that the run must stop.
+    async fn stopped(heart: &Heart) -> Stop {
+        let stop = async {
+            loop {
+                if let Some(stop) = heart.pulse.stop() {
+                    return stop;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), stop).await.expect("the heart stops the run")
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_another_took_stops_the_run() {
+        let fixture = Fixture::new().await;
+        fixture.clock.fetch_add(TTL.as_millis() as i64 + 1, Ordering::SeqCst);
+        fixture.store.claim(&WorkerId::generate("second"), TTL).await.unwrap().unwrap();
+        let heart = fixture.heart(&CancellationToken::new());
+        assert_eq!(stopped(&heart).await, Stop::LeaseLost);
+        assert!(heart.pulse.cancel.load(Ordering::Relaxed), "the engine is told");
+        heart.still().await;
+    }
+
+    #[tokio::test]
+    async fn a_wish_to_cancel_and_a_shutdown_stop_the_run() {
+        let fixture = Fixture::new().await;
+        fixture.store.request_cancel(&fixture.lease.job.id).await.unwrap();
+        let heart = fixture.heart(&CancellationToken::new());
+        assert_eq!(stopped(&heart).await, Stop::Cancelled);
+        heart.still().await;
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        let heart = Fixture::new().await.heart(&shutdown);
+        assert_eq!(stopped(&heart).await, Stop::Shutdown);
+        heart.still().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_that_does_not_answer_ends_the_run_before_the_lease_ends() {
+        let mut fixture = Fixture::new().await;
+        fixture.lease.ttl = Duration::from_millis(50);
+        fixture.store.close().await;
+        let heart = fixture.heart(&CancellationToken::new());
+        assert_eq!(stopped(&heart).await, Stop::LeaseLost);
+        heart.still().await;
+    }
+
+    #[tokio::test]
+    async fn progress_reaches_the_job() {
+        let fixture = Fixture::new().await;
+        let heart = fixture.heart(&CancellationToken::new());
+        let progress = engine::Progress { tensors_done: 1, tensors_total: 2, bytes_done: 3, bytes_total: 4 };
+        heart.pulse.set_progress(progress, Phase::Merging, 5);
+        let told = async {
+            while fixture.store.job(&fixture.lease.job.id).await.unwrap().unwrap().progress.is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
+        heart.still().await;
+    }
+}
