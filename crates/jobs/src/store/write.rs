@@ -24,12 +24,28 @@ pub(super) struct Write<'a> {
 
 impl Store {
     pub(super) async fn write(&self) -> Result<Write<'_>> {
-        let mut transaction = self.shared.writer.begin_with(self.shared.dialect.begin()).await?;
+        let mut transaction = match self.begin().await {
+            Ok(transaction) => transaction,
+            Err(_) if self.is_sqlite() => {
+                self.drop_writer().await?;
+                self.begin().await?
+            }
+            Err(error) => return Err(error.into()),
+        };
         let now = match self.shared.dialect {
             Dialect::Sqlite => (self.shared.clock)(),
             Dialect::Postgres => sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut *transaction).await?,
         };
         Ok(Write { store: self, transaction, now })
+    }
+
+    async fn begin(&self) -> sqlx::Result<Transaction<'static, Any>> {
+        self.shared.writer.begin_with(self.shared.dialect.begin()).await
+    }
+
+    /// A full disk makes SQLite roll back by itself, which leaves the connection's count of transactions wrong for good.
+    async fn drop_writer(&self) -> sqlx::Result<()> {
+        self.shared.writer.acquire().await?.close().await
     }
 }
 
@@ -94,6 +110,23 @@ mod tests {
             }
             let job = fixture.enqueue(new_job()).await;
             assert_eq!(job.last_seq, 1);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_survived() {
+        on_each_database(async |fixture| {
+            if !fixture.store.is_sqlite() {
+                return;
+            }
+            let writer = &fixture.store.shared.writer;
+            // SQLite lowers the limit to the pages in use, so the next page is one too many
+            sqlx::query("pragma max_page_count = 1").fetch_one(writer).await.unwrap();
+            let mut large = new_job();
+            large.recipe = "x".repeat(1 << 20);
+            fixture.store.enqueue(large).await.unwrap_err();
+            fixture.enqueue(new_job()).await;
         })
         .await;
     }
