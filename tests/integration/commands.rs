@@ -74,6 +74,19 @@ fn guide_recipes_are_known_though_their_models_are_elsewhere() {
 }
 
 #[test]
+fn check_needs_no_model_however_it_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = dir.path().join("recipe.yml");
+    let text = "merge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: 1}\n  - model: ./some/b\n    parameters: {weight: 1}\n";
+    std::fs::write(&recipe, text).unwrap();
+    let check = amalgam(&["check", recipe.to_str().unwrap()]);
+    assert!(check.status.success(), "{}", told(&check));
+    assert!(String::from_utf8_lossy(&check.stdout).contains("not here: a, ./some/b"));
+    std::fs::write(&recipe, text.replace("weight: 1", "wieght: 1")).unwrap();
+    assert_eq!(amalgam(&["check", recipe.to_str().unwrap()]).status.code(), Some(2));
+}
+
+#[test]
 fn merging_into_something_that_is_there_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let out = dir.path().join("out");

@@ -40,9 +40,9 @@ impl Sources {
         }
     }
 
-    /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
+    /// Models that are not on this machine; what they hold is not known here.
     pub fn elsewhere<'a>(recipe: &'a Recipe, access: &Access) -> Vec<&'a ModelRef> {
-        recipe.models().into_iter().filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
+        recipe.models().into_iter().filter(|m| access.resolve_dir(&m.path).is_err()).collect()
     }
 
     pub(crate) fn index_of(&self, model: &ModelRef) -> usize {
