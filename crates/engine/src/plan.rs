@@ -2,7 +2,9 @@
 //!
 //! Invariant: a plan that exists can be executed; whatever is wrong with a recipe or its models is found here.
 
+mod config;
 mod drafts;
+mod findings;
 mod model;
 mod summary;
 mod tokens;
@@ -158,106 +160,7 @@ pub(crate) struct Planner<'a> {
     warnings: Vec<Problem>,
 }
 
-/// Findings of one kind at one place that are told one by one; of the rest their number is told.
-const ALIKE_TOLD_MAX: usize = 3;
-
 impl Planner<'_> {
-    fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
-        let problem = self.recipe.positions.problem(pointer, code, detail);
-        self.found(problem);
-    }
-
-    fn found(&mut self, problem: Problem) {
-        let alike = self.alike.entry((problem.pointer.clone(), problem.code.clone())).or_default();
-        *alike += 1;
-        if *alike <= ALIKE_TOLD_MAX {
-            self.problems.push(problem);
-        }
-    }
-
-    fn refuse_if_any(&mut self) -> Result<(), Refusal> {
-        if self.problems.is_empty() {
-            return Ok(());
-        }
-        for ((pointer, code), count) in std::mem::take(&mut self.alike) {
-            if count > ALIKE_TOLD_MAX {
-                let detail = format!("and {} more like it", count - ALIKE_TOLD_MAX);
-                self.problems.push(self.recipe.positions.problem(&pointer, &code, detail));
-            }
-        }
-        self.problems.truncate(recipe::limits::PROBLEMS_MAX);
-        Err(Refusal { problems: std::mem::take(&mut self.problems), warnings: std::mem::take(&mut self.warnings) })
-    }
-
-    fn architectures(&mut self) {
-        if self.recipe.options.allow_crimes {
-            return;
-        }
-        let first = &self.sources.list[0];
-        let expected = architecture(first);
-        for source in &self.sources.list[1..] {
-            let found = architecture(source);
-            if found != expected {
-                let detail = format!(
-                    "{:?} is a {found} and {:?} a {expected}; merge models of one architecture, or set `options: {{allow_crimes: true}}` if their tensors really mean the same",
-                    source.model.to_string(),
-                    first.model.to_string()
-                );
-                self.error("", "architecture_mismatch", detail);
-            }
-        }
-    }
-
-    /// Shards are open while they are written, and a model in thousands of files helps nobody.
-    fn shard_count(&mut self, tasks: &[TensorTask], settings: &Settings) {
-        const SHARDS_MAX: u64 = 4_000;
-        let width = |t: &TensorTask| t.dtype.bitsize() as u64 / 8;
-        let bytes: u64 = tasks.iter().map(|t| t.parameters.elements() * width(t)).sum();
-        let shard_bytes = self.shard_bytes(settings);
-        if bytes / shard_bytes.max(1) > SHARDS_MAX && tasks.len() as u64 > SHARDS_MAX {
-            let detail = format!("shards of {shard_bytes} bytes would be more than {SHARDS_MAX}; choose larger ones");
-            self.error("/options/out_shard_size", "invalid_value", detail);
-        }
-    }
-
-    fn shard_bytes(&self, settings: &Settings) -> u64 {
-        self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes)
-    }
-
-    /// A filter that no tensor matches is most likely a typo.
-    fn filters(&mut self, tasks: &[TensorTask]) {
-        let slices = self.slices;
-        let of_sources = slices.iter().flat_map(|s| s.sources.iter().map(|s| (s.pointer.as_str(), s.parameters)));
-        let of_slices = slices.iter().map(|s| (s.pointer.as_str(), s.parameters));
-        for (pointer, parameters) in of_sources.chain(of_slices).chain([("", &self.recipe.parameters)]) {
-            for (name, setting) in parameters {
-                for filter in setting.filters().filter(|f| *f != "*") {
-                    let matches =
-                        |t: &TensorTask| t.name.contains(filter) || t.inputs.iter().any(|i| i.name.contains(filter));
-                    if !tasks.iter().any(matches) {
-                        let detail = format!("filter {filter:?} matches no tensor; a filter is a part of tensor names");
-                        let problem =
-                            self.recipe.positions.problem(&format!("{pointer}/parameters/{name}"), "no_effect", detail);
-                        self.warnings.push(problem);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What of each source can be told before any tensor is looked for.
-    fn layers_and_files(&mut self) {
-        for source in &self.sources.list {
-            let model = source.model.to_string();
-            if let Some(reason) = source.stacks.contradiction(&source.checkpoint.config) {
-                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
-            }
-            for reason in crate::artifact::unreadable(source, &self.sources.access) {
-                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
-            }
-        }
-    }
-
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice].of_sources(&draft.present);
         let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
@@ -435,67 +338,6 @@ impl Planner<'_> {
         plan.digest = digest(&plan, self.sources);
         plan
     }
-
-    /// Who gives config and generation files: the base, else the first model.
-    fn donor(&self) -> usize {
-        self.recipe.base_model.as_ref().map_or(0, |base| self.sources.index_of(base))
-    }
-
-    /// The donor's config with the depth, dtype and tied flag of what will be written.
-    fn config(&self, donor: usize, tasks: &[TensorTask]) -> Value {
-        let mut config = self.sources.list[donor].checkpoint.config.clone();
-        if self.slices.iter().any(|s| s.sources[0].range.is_some()) {
-            layers::set_layers(&mut config, &self.layers_taken());
-        }
-        let mut bytes: BTreeMap<&str, u64> = BTreeMap::new();
-        for task in tasks {
-            if let Some(name) = torch_name(task.dtype) {
-                *bytes.entry(name).or_default() += task.parameters.elements();
-            }
-        }
-        if let Some((name, _)) = bytes.into_iter().max_by_key(|(_, n)| *n) {
-            let keys: Vec<&str> = ["dtype", "torch_dtype"].into_iter().filter(|k| config.get(k).is_some()).collect();
-            for key in if keys.is_empty() { vec!["torch_dtype"] } else { keys } {
-                config[key] = json!(name);
-            }
-        }
-        self.set_tied(&mut config, tasks);
-        config
-    }
-
-    /// For each output layer, the config it comes from and its index there; the first source of a slice speaks for it.
-    fn layers_taken(&self) -> Vec<(&Value, u32)> {
-        let first = self.slices.iter().filter_map(|slice| Some((&slice.sources[0], slice.sources[0].range?)));
-        first
-            .flat_map(|(source, range)| {
-                let config = &self.sources.list[self.sources.index_of(source.model)].checkpoint.config;
-                (range.start..range.end).map(move |layer| (config, layer))
-            })
-            .collect()
-    }
-
-    /// Loaders ignore a head that is written where the config says it is tied, and miss one that is not.
-    fn set_tied(&self, config: &mut Value, tasks: &[TensorTask]) {
-        let has_head = tasks.iter().any(|t| drafts::HEADS.contains(&t.name.as_str()));
-        let tied = |config: &Value| config.get("tie_word_embeddings") == Some(&Value::Bool(true));
-        if has_head && tied(config) {
-            config["tie_word_embeddings"] = json!(false);
-        } else if !has_head
-            && config.get("tie_word_embeddings").is_some()
-            && self.sources.iter().any(|s| tied(&s.checkpoint.config))
-        {
-            config["tie_word_embeddings"] = json!(true);
-        }
-    }
-}
-
-fn architecture(source: &crate::Source) -> String {
-    if let Some(name) = &source.model.override_architecture {
-        return name.clone();
-    }
-    let config = &source.checkpoint.config;
-    let class = config.pointer("/architectures/0").or(config.get("model_type")).and_then(Value::as_str);
-    class.unwrap_or("model without `architectures` in its config").to_owned()
 }
 
 pub(crate) fn dtype_of(dtype: FloatDtype) -> Dtype {
@@ -503,15 +345,6 @@ pub(crate) fn dtype_of(dtype: FloatDtype) -> Dtype {
         FloatDtype::Float32 => Dtype::F32,
         FloatDtype::Float16 => Dtype::F16,
         FloatDtype::Bfloat16 => Dtype::BF16,
-    }
-}
-
-fn torch_name(dtype: Dtype) -> Option<&'static str> {
-    match dtype {
-        Dtype::F32 => Some("float32"),
-        Dtype::F16 => Some("float16"),
-        Dtype::BF16 => Some("bfloat16"),
-        _ => None,
     }
 }
 

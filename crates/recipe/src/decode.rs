@@ -1,9 +1,12 @@
 //! From the tree of nodes to a [`Recipe`], collecting every problem on the way.
 
+mod parameters;
+mod tokenizer;
+
 use crate::node::{Key, Kind, Node};
 use crate::problem::{Positions, Problem, Refusal, escape, nearest};
 use crate::types::*;
-use crate::{Condition, ModelRef, Parameters, Scalar, Setting, Value, limits};
+use crate::{ModelRef, Scalar, limits};
 
 const TOP_KEYS: &[&str] = &[
     "merge_method",
@@ -21,6 +24,9 @@ const TOP_KEYS: &[&str] = &[
     "options",
     "lenient",
 ];
+
+/// Whole numbers up to here are exact in f64.
+const COUNT_MAX: f64 = 9.0e15;
 
 pub(crate) fn decode(node: &Node, lenient: bool) -> Result<Recipe, Refusal> {
     node.within_limits()?;
@@ -392,92 +398,6 @@ impl Decoder {
         Some(ModelRef { revision, ..ModelRef::local(path) })
     }
 
-    fn parameters(&mut self, node: &Node, pointer: &str) -> Option<Parameters> {
-        let Kind::Map(entries) = &node.kind else {
-            self.wrong_type(pointer, node, "a map of parameters");
-            return None;
-        };
-        let mut parameters = Parameters::new();
-        for (key, value) in entries.iter().filter(|(_, value)| value.kind != Kind::Null) {
-            let at = format!("{pointer}/{}", escape(&key.name));
-            if key.name == "dare" && matches!(value.kind, Kind::Map(_)) {
-                // `dare: {drop_rate: 0.9}` as guides write it
-                parameters.extend(self.parameters(value, &at).unwrap_or_default());
-                continue;
-            }
-            if let Some(Some(setting)) = self.setting(value, &at) {
-                parameters.insert(key.name.clone(), setting);
-            }
-        }
-        Some(parameters)
-    }
-
-    /// `Some(None)` is an empty list: not set.
-    fn setting(&mut self, node: &Node, pointer: &str) -> Option<Option<Setting>> {
-        match &node.kind {
-            Kind::List(items) if items.is_empty() => Some(None),
-            Kind::List(items) if items.iter().any(|i| matches!(i.kind, Kind::Map(_))) => {
-                self.conditions += items.len();
-                if items.len() > limits::CONDITIONS_MAX || self.conditions > limits::CONDITIONS_TOTAL_MAX {
-                    let detail = format!(
-                        "more than {} conditions in one setting, or {} in the recipe",
-                        limits::CONDITIONS_MAX,
-                        limits::CONDITIONS_TOTAL_MAX
-                    );
-                    self.error(pointer, "too_many", detail);
-                    return None;
-                }
-                let conditions: Vec<_> =
-                    items.iter().enumerate().map(|(i, item)| self.condition(item, &format!("{pointer}/{i}"))).collect();
-                Some(Some(Setting::Conditional(conditions.into_iter().collect::<Option<_>>()?)))
-            }
-            Kind::Map(_) => Some(Some(Setting::Conditional(vec![self.condition(node, pointer)?]))),
-            _ => Some(Some(Setting::Plain(self.value(node, pointer)?))),
-        }
-    }
-
-    fn condition(&mut self, node: &Node, pointer: &str) -> Option<Condition> {
-        let object = self.object(
-            node,
-            pointer,
-            &["filter", "value"],
-            "`{filter: NAME, value: NUMBER}`: a list holds either conditions or numbers",
-        )?;
-        let filter = self.optional(&object, "filter", Decoder::text);
-        let Some((value, at)) = object.get("value") else {
-            self.error(pointer, "missing", "`value` is missing in this condition");
-            return None;
-        };
-        Some(Condition { filter, value: self.value(value, &at)? })
-    }
-
-    fn value(&mut self, node: &Node, pointer: &str) -> Option<Value> {
-        match &node.kind {
-            Kind::List(items) => {
-                let points: Vec<_> =
-                    items.iter().enumerate().map(|(i, item)| self.scalar(item, &format!("{pointer}/{i}"))).collect();
-                Some(Value::Gradient(points.into_iter().collect::<Option<_>>()?))
-            }
-            _ => self.scalar(node, pointer).map(Value::Scalar),
-        }
-    }
-
-    fn scalar(&mut self, node: &Node, pointer: &str) -> Option<Scalar> {
-        match &node.kind {
-            Kind::Bool(b) => Some(Scalar::Bool(*b)),
-            Kind::Number(n) if n.is_finite() => Some(Scalar::Number(*n)),
-            Kind::Text(s) => Some(Scalar::Text(s.clone())),
-            _ => {
-                self.wrong_type(
-                    pointer,
-                    node,
-                    "a number, a boolean, a list of numbers, or a list of `{filter, value}`",
-                );
-                None
-            }
-        }
-    }
-
     fn dtype(&mut self, node: &Node, pointer: &str) -> Option<FloatDtype> {
         let name = self.text(node, pointer)?;
         match name.strip_prefix("torch.").unwrap_or(&name).to_ascii_lowercase().as_str() {
@@ -510,110 +430,6 @@ impl Decoder {
         })
     }
 
-    fn tokenizer(&mut self, top: &Object<'_>) -> Option<TokenizerRecipe> {
-        match (top.get("tokenizer"), top.get("tokenizer_source")) {
-            (Some((_, _)), Some((_, pointer))) => {
-                self.error(
-                    &pointer,
-                    "conflict",
-                    "`tokenizer` and `tokenizer_source` exclude each other; keep `tokenizer`",
-                );
-                None
-            }
-            (None, None) => None,
-            (None, Some((node, pointer))) => {
-                let source = self.tokenizer_source(node, &pointer)?;
-                Some(TokenizerRecipe { source, tokens: Vec::new(), pad_to_multiple_of: None })
-            }
-            (Some((node, pointer)), None) => self.tokenizer_object(node, &pointer),
-        }
-    }
-
-    fn tokenizer_object(&mut self, node: &Node, pointer: &str) -> Option<TokenizerRecipe> {
-        let object = self.object(node, pointer, &["source", "tokens", "pad_to_multiple_of"], "a map with `source`")?;
-        let source = match object.get("source") {
-            Some((node, at)) => self.tokenizer_source(node, &at)?,
-            None => TokenizerSource::Union,
-        };
-        let tokens = self.optional(&object, "tokens", Decoder::tokens).unwrap_or_default();
-        let pad_to_multiple_of = match object.get("pad_to_multiple_of") {
-            Some((node, at)) => Some(self.positive(node, &at)?),
-            None => None,
-        };
-        Some(TokenizerRecipe { source, tokens, pad_to_multiple_of })
-    }
-
-    fn tokenizer_source(&mut self, node: &Node, pointer: &str) -> Option<TokenizerSource> {
-        match &node.kind {
-            Kind::Text(s) if s == "union" => Some(TokenizerSource::Union),
-            Kind::Text(s) if s == "base" => Some(TokenizerSource::Base),
-            _ => self.model_ref(node, pointer).map(TokenizerSource::Model),
-        }
-    }
-
-    fn tokens(&mut self, node: &Node, pointer: &str) -> Option<Vec<(String, TokenRecipe)>> {
-        let Kind::Map(entries) = &node.kind else {
-            self.wrong_type(pointer, node, "a map of tokens");
-            return None;
-        };
-        let tokens: Vec<_> = entries
-            .iter()
-            .map(|(key, value)| {
-                Some((key.name.clone(), self.token(value, &format!("{pointer}/{}", escape(&key.name)))?))
-            })
-            .collect();
-        tokens.into_iter().collect()
-    }
-
-    fn token(&mut self, node: &Node, pointer: &str) -> Option<TokenRecipe> {
-        let object = self.object(node, pointer, &["source", "force"], "a map with `source`")?;
-        let source = match object.get("source") {
-            Some((node, at)) => Some(self.token_source(node, &at)?),
-            None => None,
-        };
-        let force = self.optional(&object, "force", Decoder::boolean).unwrap_or(false);
-        Some(TokenRecipe { source, force })
-    }
-
-    fn token_source(&mut self, node: &Node, pointer: &str) -> Option<TokenSource> {
-        let Kind::Map(entries) = &node.kind else {
-            return self.model_ref(node, pointer).map(TokenSource::Model);
-        };
-        if !entries.iter().any(|(key, _)| key.name == "kind") {
-            return self.model_ref(node, pointer).map(TokenSource::Model);
-        }
-        let object = self.object(node, pointer, &["kind", "model", "token", "token_id"], "a token source")?;
-        let Some((node, at)) = object.get("kind") else {
-            self.error(pointer, "missing", "write `kind: zero` or `kind: model_token`");
-            return None;
-        };
-        let kind = self.text(node, &at)?;
-        match kind.as_str() {
-            "zero" => Some(TokenSource::Zero),
-            "model_token" => self.model_token(&object),
-            other => {
-                self.error(
-                    pointer,
-                    "invalid_value",
-                    format!("token source kind {other:?} is not known; write `zero` or `model_token`"),
-                );
-                None
-            }
-        }
-    }
-
-    fn model_token(&mut self, object: &Object<'_>) -> Option<TokenSource> {
-        let model = self.required_model(object)?;
-        let token = self.optional(object, "token", Decoder::text);
-        let token_id = self.optional(object, "token_id", Decoder::token_id);
-        if token.is_some() == token_id.is_some() {
-            let pointer = object.pointer.clone();
-            self.error(&pointer, "invalid_value", "write exactly one of `token` and `token_id`");
-            return None;
-        }
-        Some(TokenSource::ModelToken { model, token, token_id })
-    }
-
     fn text(&mut self, node: &Node, pointer: &str) -> Option<String> {
         match &node.kind {
             Kind::Text(s) => Some(s.clone()),
@@ -640,28 +456,32 @@ impl Decoder {
 
     /// A whole number from 1 on that counts rows or tokens.
     fn positive(&mut self, node: &Node, pointer: &str) -> Option<u32> {
-        let number = whole_number(node).filter(|n| (1.0..=f64::from(u32::MAX)).contains(n));
-        if number.is_none() {
-            self.wrong_type(pointer, node, "a whole number from 1 on");
-        }
-        number.map(|n| n as u32)
+        let number = self.whole(node, pointer, 1.0..=f64::from(u32::MAX), "a whole number from 1 on")?;
+        Some(number as u32)
     }
 
-    /// An id of a token.
     fn token_id(&mut self, node: &Node, pointer: &str) -> Option<u32> {
-        let number = whole_number(node).filter(|n| (0.0..=f64::from(u32::MAX)).contains(n));
-        if number.is_none() {
-            self.wrong_type(pointer, node, "the id of a token");
-        }
-        number.map(|n| n as u32)
+        let number = self.whole(node, pointer, 0.0..=f64::from(u32::MAX), "the id of a token")?;
+        Some(number as u32)
     }
 
     fn count(&mut self, node: &Node, pointer: &str) -> Option<u64> {
-        let number = whole_number(node).filter(|n| (0.0..=9.0e15).contains(n));
+        let number = self.whole(node, pointer, 0.0..=COUNT_MAX, "a whole number, not negative")?;
+        Some(number as u64)
+    }
+
+    fn whole(
+        &mut self,
+        node: &Node,
+        pointer: &str,
+        range: std::ops::RangeInclusive<f64>,
+        expected: &str,
+    ) -> Option<f64> {
+        let number = whole_number(node).filter(|n| range.contains(n));
         if number.is_none() {
-            self.wrong_type(pointer, node, "a whole number, not negative");
+            self.wrong_type(pointer, node, expected);
         }
-        number.map(|n| n as u64)
+        number
     }
 }
 

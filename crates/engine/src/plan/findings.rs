@@ -1,0 +1,116 @@
+//! What stands in a merge's way, collected; and what is found of the whole recipe, not of one tensor.
+
+use recipe::{Problem, Refusal};
+use serde_json::Value;
+
+use super::{Planner, Settings, TensorTask};
+
+/// Findings of one kind at one place that are told one by one; of the rest their number is told.
+const ALIKE_TOLD_MAX: usize = 3;
+
+impl Planner<'_> {
+    pub(super) fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        let problem = self.recipe.positions.problem(pointer, code, detail);
+        self.found(problem);
+    }
+
+    pub(super) fn found(&mut self, problem: Problem) {
+        let alike = self.alike.entry((problem.pointer.clone(), problem.code.clone())).or_default();
+        *alike += 1;
+        if *alike <= ALIKE_TOLD_MAX {
+            self.problems.push(problem);
+        }
+    }
+
+    pub(super) fn refuse_if_any(&mut self) -> Result<(), Refusal> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        for ((pointer, code), count) in std::mem::take(&mut self.alike) {
+            if count > ALIKE_TOLD_MAX {
+                let detail = format!("and {} more like it", count - ALIKE_TOLD_MAX);
+                self.problems.push(self.recipe.positions.problem(&pointer, &code, detail));
+            }
+        }
+        self.problems.truncate(recipe::limits::PROBLEMS_MAX);
+        Err(Refusal { problems: std::mem::take(&mut self.problems), warnings: std::mem::take(&mut self.warnings) })
+    }
+
+    pub(super) fn architectures(&mut self) {
+        if self.recipe.options.allow_crimes {
+            return;
+        }
+        let first = &self.sources.list[0];
+        let expected = architecture(first);
+        for source in &self.sources.list[1..] {
+            let found = architecture(source);
+            if found != expected {
+                let detail = format!(
+                    "{:?} is a {found} and {:?} a {expected}; merge models of one architecture, or set `options: {{allow_crimes: true}}` if their tensors really mean the same",
+                    source.model.to_string(),
+                    first.model.to_string()
+                );
+                self.error("", "architecture_mismatch", detail);
+            }
+        }
+    }
+
+    /// Shards are open while they are written, and a model in thousands of files helps nobody.
+    pub(super) fn shard_count(&mut self, tasks: &[TensorTask], settings: &Settings) {
+        const SHARDS_MAX: u64 = 4_000;
+        let width = |t: &TensorTask| t.dtype.bitsize() as u64 / 8;
+        let bytes: u64 = tasks.iter().map(|t| t.parameters.elements() * width(t)).sum();
+        let shard_bytes = self.shard_bytes(settings);
+        if bytes / shard_bytes.max(1) > SHARDS_MAX && tasks.len() as u64 > SHARDS_MAX {
+            let detail = format!("shards of {shard_bytes} bytes would be more than {SHARDS_MAX}; choose larger ones");
+            self.error("/options/out_shard_size", "invalid_value", detail);
+        }
+    }
+
+    pub(super) fn shard_bytes(&self, settings: &Settings) -> u64 {
+        self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes)
+    }
+
+    /// A filter that no tensor matches is most likely a typo.
+    pub(super) fn filters(&mut self, tasks: &[TensorTask]) {
+        let slices = self.slices;
+        let of_sources = slices.iter().flat_map(|s| s.sources.iter().map(|s| (s.pointer.as_str(), s.parameters)));
+        let of_slices = slices.iter().map(|s| (s.pointer.as_str(), s.parameters));
+        for (pointer, parameters) in of_sources.chain(of_slices).chain([("", &self.recipe.parameters)]) {
+            for (name, setting) in parameters {
+                for filter in setting.filters().filter(|f| *f != "*") {
+                    let matches =
+                        |t: &TensorTask| t.name.contains(filter) || t.inputs.iter().any(|i| i.name.contains(filter));
+                    if !tasks.iter().any(matches) {
+                        let detail = format!("filter {filter:?} matches no tensor; a filter is a part of tensor names");
+                        let problem =
+                            self.recipe.positions.problem(&format!("{pointer}/parameters/{name}"), "no_effect", detail);
+                        self.warnings.push(problem);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What of each source can be told before any tensor is looked for.
+    pub(super) fn layers_and_files(&mut self) {
+        for source in &self.sources.list {
+            let model = source.model.to_string();
+            if let Some(reason) = source.stacks.contradiction(&source.checkpoint.config) {
+                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
+            }
+            for reason in crate::artifact::unreadable(source, &self.sources.access) {
+                self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
+            }
+        }
+    }
+}
+
+fn architecture(source: &crate::Source) -> String {
+    if let Some(name) = &source.model.override_architecture {
+        return name.clone();
+    }
+    let config = &source.checkpoint.config;
+    let class = config.pointer("/architectures/0").or(config.get("model_type")).and_then(Value::as_str);
+    class.unwrap_or("model without `architectures` in its config").to_owned()
+}
