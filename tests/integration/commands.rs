@@ -74,14 +74,16 @@ fn guide_recipes_are_known_though_their_models_are_elsewhere() {
 }
 
 #[test]
-fn check_needs_no_model_however_it_is_named() {
+fn check_needs_no_model_that_could_be_on_the_hub() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = dir.path().join("recipe.yml");
-    let text = "merge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: 1}\n  - model: ./some/b\n    parameters: {weight: 1}\n";
+    let text = "merge_method: linear\nmodels:\n  - model: a\n    parameters: {weight: 1}\n  - model: org/b\n    parameters: {weight: 1}\n";
     std::fs::write(&recipe, text).unwrap();
     let check = amalgam(&["check", recipe.to_str().unwrap()]);
     assert!(check.status.success(), "{}", told(&check));
-    assert!(String::from_utf8_lossy(&check.stdout).contains("not here: a, ./some/b"));
+    assert!(String::from_utf8_lossy(&check.stdout).contains("not here: a, org/b"));
+    std::fs::write(&recipe, text.replace("org/b", "./some/b")).unwrap();
+    assert_eq!(amalgam(&["check", recipe.to_str().unwrap()]).status.code(), Some(2));
     std::fs::write(&recipe, text.replace("weight: 1", "wieght: 1")).unwrap();
     assert_eq!(amalgam(&["check", recipe.to_str().unwrap()]).status.code(), Some(2));
 }

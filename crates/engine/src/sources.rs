@@ -22,10 +22,15 @@ pub struct Source {
 impl Sources {
     /// Opens all models, reporting every one that cannot be.
     pub fn open(recipe: &Recipe, access: &Access) -> Result<Sources, Refusal> {
+        Sources::open_but(&[], recipe, access)
+    }
+
+    /// [`Sources::open`] without some, for what can be said of a recipe that names models of elsewhere.
+    pub fn open_but(elsewhere: &[&ModelRef], recipe: &Recipe, access: &Access) -> Result<Sources, Refusal> {
         let mut list = Vec::new();
         let mut problems = Vec::new();
         for (model, pointer) in models(recipe) {
-            if list.iter().any(|s: &Source| s.model == *model) {
+            if elsewhere.contains(&model) || list.iter().any(|s: &Source| s.model == *model) {
                 continue;
             }
             match open(model, access) {
@@ -40,9 +45,9 @@ impl Sources {
         }
     }
 
-    /// Models that are not on this machine; what they hold is not known here.
+    /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
     pub fn elsewhere<'a>(recipe: &'a Recipe, access: &Access) -> Vec<&'a ModelRef> {
-        recipe.models().into_iter().filter(|m| access.resolve_dir(&m.path).is_err()).collect()
+        recipe.models().into_iter().filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
     }
 
     pub(crate) fn index_of(&self, model: &ModelRef) -> usize {

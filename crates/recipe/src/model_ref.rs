@@ -21,14 +21,18 @@ impl ModelRef {
         ModelRef { path: path.into(), revision: None, lora: None, override_architecture: None }
     }
 
-    /// Whether this could be `owner/name` on the Hub: one slash, and the characters the Hub allows.
+    /// Whether this could be on the Hub: `owner/name`, or one word as `gpt2`, in the characters the Hub allows. Anything
+    /// else is a path.
     pub fn is_hub_like(&self) -> bool {
         let word = |s: &str| {
             !s.is_empty()
                 && !s.starts_with(['.', '-'])
                 && s.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'))
         };
-        matches!(self.path.split_once('/'), Some((owner, name)) if word(owner) && word(name))
+        match self.path.split_once('/') {
+            Some((owner, name)) => word(owner) && word(name),
+            None => word(&self.path),
+        }
     }
 }
 
@@ -103,9 +107,14 @@ mod tests {
 
     #[test]
     fn a_hub_name_is_told_from_a_path() {
-        for (text, expected) in
-            [("org/name", true), ("./org/name", false), ("models/a/b", false), ("name", false), ("/a", false)]
-        {
+        for (text, expected) in [
+            ("org/name", true),
+            ("./org/name", false),
+            ("models/a/b", false),
+            ("gpt2", true),
+            ("/a", false),
+            (".", false),
+        ] {
             assert_eq!(ModelRef::local(text).is_hub_like(), expected, "{text}");
         }
     }

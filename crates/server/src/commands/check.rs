@@ -27,11 +27,12 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
 fn check(text: &str, lenient: bool) -> Result<(Vec<Problem>, Vec<String>), Refusal> {
     let recipe = Recipe::parse(text, lenient)?;
     let (_, warnings) = engine::check(&recipe)?;
-    let elsewhere: Vec<String> = Sources::elsewhere(&recipe, &Access::Anywhere).iter().map(|m| m.to_string()).collect();
+    let elsewhere = Sources::elsewhere(&recipe, &Access::Anywhere);
+    let sources = Sources::open_but(&elsewhere, &recipe, &Access::Anywhere)
+        .map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
     if !elsewhere.is_empty() {
-        return Ok((warnings, elsewhere));
+        return Ok((warnings, elsewhere.iter().map(|m| m.to_string()).collect()));
     }
-    let sources = Sources::open(&recipe, &Access::Anywhere)?;
     let plan = engine::plan(&recipe, &sources, &Settings::default())?;
-    Ok((plan.warnings, elsewhere))
+    Ok((plan.warnings, Vec::new()))
 }
