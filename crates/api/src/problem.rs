@@ -282,12 +282,7 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
 
 fn log(problem: &Problem) {
     let Some(cause) = &problem.cause else { return };
-    tracing::error!(code = problem.code.facts().word, cause = %chain(cause.as_ref()), "request failed");
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(error.source(), |error| (*error).source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    tracing::error!(code = problem.code.facts().word, %cause, "request failed");
 }
 
 /// The errors that any operation may answer with, for its documentation.

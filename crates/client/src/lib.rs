@@ -22,12 +22,19 @@ pub struct Refused {
 pub enum ClientError {
     #[error("{}", told(.0))]
     Refused(Refused),
-    #[error("cannot reach {url}: {source}")]
+    #[error("cannot reach {url}: {}", innermost(.source))]
     Unreachable { url: String, source: reqwest::Error },
     #[error("{url} answered with something that is not JSON: {source}")]
     NotJson { url: String, source: serde_json::Error },
     #[error("the stream of job {0} ended before the job did, and did not come back")]
     StreamLost(String),
+}
+
+/// What really went wrong, as "connection refused"; the outer errors only repeat the URL.
+fn innermost(error: &reqwest::Error) -> String {
+    let outer: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(outer), |error| error.source());
+    causes.last().unwrap_or(outer).to_string()
 }
 
 /// The problem as a person reads it: the detail, then each finding with its place.

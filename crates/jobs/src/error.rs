@@ -16,13 +16,13 @@ pub enum JobsError {
     #[error("database url {url:?} cannot be used: {reason}")]
     Url { url: String, reason: &'static str },
     /// The directory of the SQLite file cannot be made: mend the config or the permissions.
-    #[error("directory {} of the database cannot be created", path.display())]
+    #[error("directory {} of the database cannot be created: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
     /// The schema is not the one this version needs.
-    #[error("the database cannot be migrated")]
+    #[error("the database cannot be migrated: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The database is away or refuses: the call may be tried again.
-    #[error("the database failed")]
+    #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
     /// A stored value is not what this version writes: an operator must look at the row.
     #[error("column {column:?} holds what cannot be read: {reason}")]
