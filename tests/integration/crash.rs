@@ -93,6 +93,7 @@ async fn a_server_killed_in_mid_merge_takes_the_job_up_again() {
     assert_eq!(job["attempt"], 2);
     let kinds = kinds(&slow.client(), &id).await;
     assert!(kinds.contains(&"lease_expired".to_owned()), "{kinds:?}");
+    assert!(slow.server.terminate());
     assert!(is_empty(&slow.work()));
 }
 
@@ -111,7 +112,7 @@ async fn a_server_asked_to_stop_gives_its_job_back_and_ends_well() {
 
 #[tokio::test]
 async fn a_running_job_is_cancelled_and_leaves_nothing_behind() {
-    let slow = Slow::start();
+    let mut slow = Slow::start();
     let id = slow.submit().await;
     slow.merging(&id).await;
     let cancelling = slow.client().cancel(&id).await.unwrap();
@@ -121,4 +122,6 @@ async fn a_running_job_is_cancelled_and_leaves_nothing_behind() {
     assert!(is_empty(&slow.dir.path().join("data/artifacts")));
     let again = slow.client().cancel(&id).await.unwrap();
     assert_eq!(again["status"], "cancelled");
+    assert!(slow.server.terminate());
+    assert!(is_empty(&slow.work()));
 }

@@ -6,7 +6,7 @@ use crate::{Served, amalgam, end_of, example, published_dir};
 
 #[tokio::test]
 async fn a_posted_recipe_ends_as_a_merged_model_with_right_digests() {
-    let served = Served::start(&[]);
+    let mut served = Served::start(&[]);
     let job = served.client().submit(example("task-arithmetic.yml"), &[]).await.unwrap();
     assert_eq!(job["status"], "queued");
     let job = end_of(&served.client(), job["id"].as_str().unwrap()).await;
@@ -18,6 +18,7 @@ async fn a_posted_recipe_ends_as_a_merged_model_with_right_digests() {
         assert_eq!(checkpoint::digest_file(&path).unwrap(), file["sha256"], "{}", path.display());
     }
     assert!(!read_checkpoint(&dir).is_empty());
+    assert!(served.server.terminate());
     assert_eq!(std::fs::read_dir(served.dir.path().join("data/work")).unwrap().count(), 0);
 }
 

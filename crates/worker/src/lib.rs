@@ -69,8 +69,10 @@ async fn show_alive(store: &Store, config: &WorkerConfig, worker: &WorkerId) -> 
 
 /// Claims and runs one job; false when there was none, or the database did not answer.
 async fn run_next(store: &Store, config: &WorkerConfig, worker: &WorkerId, shutdown: &CancellationToken) -> bool {
-    if let Err(error) = store.rescue().await {
-        tracing::warn!(%error, "cannot look for lost jobs");
+    match store.rescue().await {
+        Ok(0) => {}
+        Ok(_) => sweep::remove_finished_work(store, &config.work).await,
+        Err(error) => tracing::warn!(%error, "cannot look for lost jobs"),
     }
     match store.claim(worker, config.lease).await {
         Ok(Some(lease)) => {

@@ -67,55 +67,51 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
     let result = run.run_job().await;
     let pulse = heart.pulse.clone();
     heart.still().await;
-    let told = match (&result, pulse.stop()) {
+    let over = match (&result, pulse.stop()) {
         // what another worker may be doing by now is its own
         (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
             tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
             return;
         }
         (Ok(publication), _) => succeed(store, &lease, publication).await,
-        (Err(_), Some(Stop::Cancelled)) => store.finish(&lease, Outcome::Cancelled).await.map(drop),
+        (Err(_), Some(Stop::Cancelled)) => finish(store, &lease, Outcome::Cancelled).await,
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
-        (Err(error), None) => store.finish(&lease, failed(error, lease.attempt)).await.map(drop),
+        (Err(error), None) => finish(store, &lease, failed(error, lease.attempt)).await,
     };
-    // whoever took the job up meanwhile writes in a directory of its own
-    remove_work(&run, told.is_ok() && result.is_ok()).await;
-    match (told, result) {
+    // of a job that is over also what lost attempts left; else whoever took it up may be writing in a directory of its own
+    sweep::remove(if matches!(over, Ok(true)) { run.work_root() } else { run.work_dir() }).await;
+    match (over, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
-        (Ok(()), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
-        (Ok(()), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
+        (Ok(_), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
+        (Ok(_), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
     }
 }
 
+/// Whether the job is over, and not to be tried again.
+async fn finish(store: &Store, lease: &Lease, outcome: Outcome) -> Result<bool, JobsError> {
+    Ok(store.finish(lease, outcome).await?.status.is_terminal())
+}
+
 /// A publication is told as long as the lease can still be held: a database that is away for a moment costs no attempt.
-async fn succeed(store: &Store, lease: &Lease, publication: &Publication) -> Result<(), JobsError> {
+async fn succeed(store: &Store, lease: &Lease, publication: &Publication) -> Result<bool, JobsError> {
     let until = tokio::time::Instant::now() + lease.ttl.mul_f64(0.5);
     loop {
         let outcome = Outcome::Succeeded { publication: to_json(publication) };
-        match store.finish(lease, outcome).await {
+        match finish(store, lease, outcome).await {
             Err(JobsError::Database(error)) if tokio::time::Instant::now() < until => {
                 tracing::warn!(job = lease.job.id.as_str(), %error, "cannot tell that the job succeeded; trying again");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            result => return result.map(drop),
+            result => return result,
         }
     }
 }
 
-/// This attempt's directory, and with the job published those of attempts that were lost.
-async fn remove_work(run: &Run<'_>, published: bool) {
-    let dir = if published { run.work_root() } else { run.work_dir() };
-    let removed = tokio::task::spawn_blocking(move || sweep::remove(&dir));
-    if removed.await.is_err() {
-        tracing::warn!(job = run.lease.job.id.as_str(), "cannot remove the work directory");
-    }
-}
-
 /// Gives a job back to the queue, unless it was cancelled in that very moment.
-async fn give_back(store: &Store, lease: &Lease) -> Result<(), JobsError> {
+async fn give_back(store: &Store, lease: &Lease) -> Result<bool, JobsError> {
     match store.release(lease).await {
-        Err(JobsError::LeaseLost) => store.finish(lease, Outcome::Cancelled).await.map(drop),
-        result => result,
+        Err(JobsError::LeaseLost) => finish(store, lease, Outcome::Cancelled).await,
+        result => result.map(|()| false),
     }
 }
 

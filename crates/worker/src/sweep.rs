@@ -1,6 +1,6 @@
 //! Work directories that a killed worker left behind, of jobs that have ended since.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use jobs::{JobId, Store};
 
@@ -9,15 +9,18 @@ pub(crate) async fn remove_finished_work(store: &Store, work: &Path) {
     for entry in entries.flatten() {
         let Ok(id) = entry.file_name().to_string_lossy().parse::<JobId>() else { continue };
         match store.job(&id).await {
-            Ok(Some(job)) if job.status.is_terminal() => remove(&entry.path()),
+            Ok(Some(job)) if job.status.is_terminal() => remove(entry.path()).await,
             Ok(_) => {}
             Err(error) => return tracing::warn!(%error, "cannot tell which work directories are done with"),
         }
     }
 }
 
-pub(crate) fn remove(dir: &Path) {
-    match std::fs::remove_dir_all(dir) {
+/// With all that is in it, off the runtime's threads: it may be much.
+pub(crate) async fn remove(dir: PathBuf) {
+    let removing = dir.clone();
+    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(removing)).await;
+    match removed.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(dir = %dir.display(), %error, "cannot remove a work directory");
         }
