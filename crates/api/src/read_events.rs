@@ -88,6 +88,9 @@ fn stream(api: Api, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Resp
         Some(value) => last_event_id(value.to_str().unwrap_or_default(), job.last_seq)?,
         None => after(query)?,
     };
+    if after > job.last_seq {
+        return Err(Problem::new(Code::InvalidQuery, "query parameter `after` is not the id of an event of this job"));
+    }
     if job.status.is_terminal() && after >= job.last_seq {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
@@ -153,5 +156,8 @@ mod tests {
             assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("invalid_header")), "{id:?}");
         }
         assert_eq!(fixture.get(&format!("{path}?after=-1")).await.status, 400);
+        let streamed =
+            fixture.send(Method::GET, &format!("{path}?after=2"), &[("accept", "text/event-stream")], "").await;
+        assert_eq!((streamed.status, streamed.json()["code"].as_str()), (400, Some("invalid_query")));
     }
 }
