@@ -1,4 +1,4 @@
-//! The words of our enums are the same in SQL, JSON and code: serde's names are the one list of them.
+//! The words of our enums are the same in SQL, JSON and code. `as_str` and serde's names agree; a test holds them to it.
 
 use serde::de::{DeserializeOwned, IntoDeserializer, value::Error};
 

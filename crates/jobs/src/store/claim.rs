@@ -140,7 +140,7 @@ mod tests {
             let second = fixture.claim().await;
             assert_eq!(second.job.id, id);
             assert_eq!((second.attempt, second.token), (2, first.token + 1));
-            assert_eq!(second.job.started_at.is_some(), first.job.started_at.is_some());
+            assert_eq!(second.job.started_at, first.job.started_at);
             let kinds = fixture.kinds(&id).await;
             assert_eq!(kinds[1..], [EventKind::Started, EventKind::LeaseExpired, EventKind::Started]);
             assert_eq!(fixture.outcomes(&id).await, [Some("worker_lost".to_owned()), None]);
