@@ -1,5 +1,5 @@
-//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. The only file that
-//! reads the environment.
+//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file and
+//! `cli.rs` are the only ones that read the environment.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
