@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderMap, header};
 use jobs::RecipeFormat;
-use recipe::{Recipe, Refusal};
+use recipe::{Recipe, Refusal, escape};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -277,11 +277,6 @@ impl Decoder {
         self.error(format!("/{key}"), "invalid_value", detail);
         default
     }
-}
-
-/// One key of a JSON pointer, escaped as RFC 6901 asks.
-fn escape(key: &str) -> String {
-    key.replace('~', "~0").replace('/', "~1")
 }
 
 /// A recipe and what belongs to it. Exactly one of `recipe` and `recipe_yaml` is there.

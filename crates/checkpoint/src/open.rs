@@ -196,6 +196,10 @@ fn gather(
             if weight_map.get(&tensor).is_some_and(|shard| *shard != files[file].name) {
                 continue;
             }
+            if tensors.len() == limits::TENSORS_MAX {
+                let reason = format!("brings the checkpoint to more than {} tensors", limits::TENSORS_MAX);
+                return Err(CheckpointError::malformed(&files[file].name, reason));
+            }
             if tensors.insert(tensor.clone(), TensorPlace { file, info }).is_some() {
                 let reason = format!("tensor {tensor:?} is in another shard too");
                 return Err(CheckpointError::malformed(&files[file].name, reason));

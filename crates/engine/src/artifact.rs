@@ -98,14 +98,10 @@ fn sync_dir(dir: &Path) -> Result<(), ExecuteError> {
 
 fn index(plan: &Plan) -> Value {
     let mut weight_map = Map::new();
-    let mut total = 0;
     for task in &plan.tasks {
         weight_map.insert(task.name.clone(), json!(plan.shards[task.shard].file_name));
     }
-    for tensor in plan.shards.iter().flat_map(|s| &s.tensors) {
-        total += tensor.bytes;
-    }
-    json!({"metadata": {"total_size": total}, "weight_map": weight_map})
+    json!({"metadata": {"total_size": plan.tensor_bytes()}, "weight_map": weight_map})
 }
 
 /// Which files of which sources are carried into the artifact as they are.

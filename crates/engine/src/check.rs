@@ -83,7 +83,7 @@ impl Findings<'_> {
 
     fn level(&mut self, pointer: &str, parameters: &recipe::Parameters, of_a_source: bool) {
         for (name, setting) in parameters {
-            let at = format!("{pointer}/{}", name.replace('~', "~0").replace('/', "~1"));
+            let at = format!("{pointer}/{}", recipe::escape(name));
             match self.about.parameters.iter().find(|p| p.name == name) {
                 None => self.unknown_parameter(&at, name),
                 Some(known) if of_a_source && known.scope == Scope::Shared => {
@@ -238,9 +238,10 @@ impl Findings<'_> {
             .iter()
             .filter(|p| matches!(p.default, Default::Required | Default::WhenSetNowhere(_)))
             .collect();
+        let names_set = parameters::names_set(self.recipe, slices);
         for parameter in required {
             if let Default::WhenSetNowhere(value) = parameter.default
-                && !parameters::is_set_anywhere(self.recipe, slices, parameter.name)
+                && !names_set.contains(parameter.name)
             {
                 self.warn("", "parameter_by_default", format!("no model has a `{}`; all are {value}", parameter.name));
                 continue;
@@ -270,6 +271,7 @@ impl Findings<'_> {
 
     /// Where every setting is the same for all tensors, the method itself can be asked at once.
     fn trial(&mut self, method: &dyn Method, slices: &[Slice<'_>]) {
+        let names_set = parameters::names_set(self.recipe, slices);
         for slice in slices {
             let levels = slice.sources.iter().map(|s| s.parameters).chain([slice.parameters, &self.recipe.parameters]);
             if !levels.flat_map(|parameters| parameters.values()).all(is_constant) {
@@ -278,7 +280,7 @@ impl Findings<'_> {
             let names = vec![""; slice.sources.len()];
             let place = Place { name: "", input_names: &names, t: 0.0, depth: None, shape: &[1], seed: 0 };
             let resolved =
-                parameters::resolve(self.recipe, self.about, slices, slice, base_of(self.about, slice), &place);
+                parameters::resolve(self.recipe, self.about, &names_set, slice, base_of(self.about, slice), &place);
             match resolved.map(|parameters| method.prepare(&parameters)) {
                 Ok(Ok(_)) => {}
                 Ok(Err(detail)) => self.error(&slice.pointer, "invalid_value", detail),

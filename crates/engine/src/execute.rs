@@ -126,7 +126,7 @@ pub fn execute_on(
         observer,
         tensors_done: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
-        bytes_total: written_bytes(plan) + artifact::digested_bytes(plan, sources),
+        bytes_total: plan.tensor_bytes() + artifact::digested_bytes(plan, sources),
     };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.settings.thread_count())
@@ -140,16 +140,12 @@ pub fn execute_on(
     })
 }
 
-fn written_bytes(plan: &Plan) -> u64 {
-    plan.shards.iter().flat_map(|s| &s.tensors).map(|t| t.bytes).sum()
-}
-
 fn check_room(plan: &Plan, dir: &Path) -> Result<(), ExecuteError> {
     let space = rustix::fs::statvfs(dir).map_err(|errno| ExecuteError::io(dir)(errno.into()))?;
     let available = space.f_bavail * space.f_frsize;
     let already =
         plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum::<u64>();
-    let needed = plan.summary(false).disk_bytes;
+    let needed = plan.disk_bytes();
     if available + already < needed { Err(ExecuteError::DiskFull { needed, available }) } else { Ok(()) }
 }
 

@@ -68,16 +68,12 @@ impl Stacks {
         let named = config_layers(config);
         let matching: Vec<&str> =
             self.0.keys().map(String::as_str).filter(|s| named.is_some_and(|n| n <= self.count(s))).collect();
-        match (matching.as_slice(), self.0.len()) {
+        let only = self.0.keys().next().filter(|_| self.0.len() == 1);
+        match (matching.as_slice(), only) {
             ([stack], _) => Ok((stack, self.count(stack))),
-            ([], 1) => {
-                let stack = self.0.keys().next().expect("there is one");
-                let (found, named) = (self.count(stack), named.map_or("no number of".into(), |n: u32| n.to_string()));
-                Err(format!(
-                    "its tensors have {found} layers and its config.json says {named} layers; the checkpoint is incomplete"
-                ))
-            }
-            ([], 0) => Err("its tensor names show no layers".to_owned()),
+            // that a config names more layers than there are is told as its contradiction
+            ([], Some(stack)) => Ok((stack, self.count(stack))),
+            ([], None) if self.0.is_empty() => Err("its tensor names show no layers".to_owned()),
             _ => Err(format!(
                 "it has several stacks of layers ({}), so `layer_range` is ambiguous; `modules` is not supported yet",
                 self.names()

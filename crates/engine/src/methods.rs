@@ -123,7 +123,7 @@ pub enum Cost {
     Elementwise,
     /// Inputs are read twice: for inner products, then for the output.
     TwoPasses,
-    /// Inputs are read three to five times: exact cuts need histograms.
+    /// Inputs are read three to seven times: exact cuts need histograms.
     Selection,
 }
 
@@ -158,6 +158,9 @@ pub struct Parameter {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub range: Option<(f64, f64)>,
     pub about: &'static str,
+    /// Whether a statistic over the whole model depends on it, so that it cannot differ between tensors that share one.
+    #[serde(skip)]
+    pub(crate) of_statistics: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -196,7 +199,7 @@ pub enum Default {
 
 impl Parameter {
     const fn number(name: &'static str, scope: Scope, default: Default, about: &'static str) -> Parameter {
-        Parameter { name, kind: Kind::Number, scope, default, range: None, about }
+        Parameter { name, kind: Kind::Number, scope, default, range: None, about, of_statistics: false }
     }
 
     const fn boolean(name: &'static str, default: bool, about: &'static str) -> Parameter {
@@ -207,6 +210,7 @@ impl Parameter {
             default: Default::Boolean(default),
             range: None,
             about,
+            of_statistics: false,
         }
     }
 
@@ -223,6 +227,7 @@ impl Parameter {
             default: Default::Word(default),
             range: None,
             about,
+            of_statistics: false,
         }
     }
 
@@ -234,11 +239,17 @@ impl Parameter {
             default: Default::Number(default),
             range: Some((0.0, 1e6)),
             about,
+            of_statistics: false,
         }
     }
 
     const fn within(mut self, low: f64, high: f64) -> Parameter {
         self.range = Some((low, high));
+        self
+    }
+
+    const fn of_statistics(mut self) -> Parameter {
+        self.of_statistics = true;
         self
     }
 }

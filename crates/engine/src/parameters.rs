@@ -1,6 +1,6 @@
 //! Parameters of one tensor: the levels of a recipe searched in order, gradients and conditions evaluated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use recipe::{Parameters, Problem, Recipe, Scalar};
 
@@ -21,38 +21,32 @@ pub(crate) struct Place<'a> {
     pub seed: u64,
 }
 
-/// Levels that can set a parameter, nearest first, each with its pointer.
+/// Levels that can set a parameter, nearest first, each with the pointer of what it belongs to.
 fn levels<'a>(
     recipe: &'a Recipe,
     slice: &'a Slice<'_>,
     source: Option<&'a SliceSource<'_>>,
-) -> Vec<(String, &'a Parameters)> {
-    let mut levels = Vec::with_capacity(3);
-    if let Some(source) = source {
-        levels.push((format!("{}/parameters", source.pointer), source.parameters));
-    }
-    levels.push((format!("{}/parameters", slice.pointer), slice.parameters));
-    levels.push(("/parameters".to_owned(), &recipe.parameters));
-    levels
+) -> impl Iterator<Item = (&'a str, &'a Parameters)> {
+    let of_source = source.map(|source| (source.pointer.as_str(), source.parameters));
+    of_source.into_iter().chain([(slice.pointer.as_str(), slice.parameters), ("", &recipe.parameters)])
 }
 
 /// Whether any level that counts for this source sets the parameter.
 pub(crate) fn is_set(recipe: &Recipe, slice: &Slice<'_>, source: Option<&SliceSource<'_>>, name: &str) -> bool {
-    levels(recipe, slice, source).iter().any(|(_, parameters)| parameters.contains_key(name))
+    levels(recipe, slice, source).any(|(_, parameters)| parameters.contains_key(name))
 }
 
-/// Whether anything in the whole recipe sets the parameter.
-pub(crate) fn is_set_anywhere(recipe: &Recipe, slices: &[Slice<'_>], name: &str) -> bool {
-    slices
-        .iter()
-        .any(|slice| is_set(recipe, slice, None, name) || slice.sources.iter().any(|s| s.parameters.contains_key(name)))
+/// Every parameter that anything in the whole recipe sets.
+pub(crate) fn names_set<'a>(recipe: &'a Recipe, slices: &[Slice<'a>]) -> BTreeSet<&'a str> {
+    let of_slices = slices.iter().flat_map(|s| s.sources.iter().map(|s| s.parameters).chain([s.parameters]));
+    of_slices.chain([&recipe.parameters]).flat_map(Parameters::keys).map(String::as_str).collect()
 }
 
 /// Every parameter of the method, for one tensor.
 pub(crate) fn resolve(
     recipe: &Recipe,
     about: &About,
-    slices: &[Slice<'_>],
+    names_set: &BTreeSet<&str>,
     slice: &Slice<'_>,
     base: Option<usize>,
     place: &Place<'_>,
@@ -62,7 +56,7 @@ pub(crate) fn resolve(
     for parameter in &about.parameters {
         match parameter.scope {
             Scope::Shared => {
-                let found = one(recipe, slices, slice, None, parameter, place.name, place.t)?;
+                let found = one(recipe, names_set, slice, None, parameter, place.name, place.t)?;
                 shared.extend(found.map(|value| (parameter.name, value)));
             }
             Scope::EachInput | Scope::EachInputButBase => {
@@ -70,7 +64,7 @@ pub(crate) fn resolve(
                     if parameter.scope == Scope::EachInputButBase && base == Some(i) {
                         continue;
                     }
-                    let found = one(recipe, slices, slice, Some(source), parameter, place.input_names[i], place.t)?;
+                    let found = one(recipe, names_set, slice, Some(source), parameter, place.input_names[i], place.t)?;
                     each[i].extend(found.map(|value| (parameter.name, value)));
                 }
             }
@@ -89,7 +83,7 @@ pub(crate) fn resolve(
 
 fn one(
     recipe: &Recipe,
-    slices: &[Slice<'_>],
+    names_set: &BTreeSet<&str>,
     slice: &Slice<'_>,
     source: Option<&SliceSource<'_>>,
     parameter: &Parameter,
@@ -101,7 +95,9 @@ fn one(
         let Some(scalar) = parameters.get(name).and_then(|setting| setting.at(tensor, t)) else { continue };
         return match value(parameter, &scalar) {
             Ok(value) => Ok(Some(value)),
-            Err(detail) => Err(recipe.positions.problem(&format!("{pointer}/{name}"), "invalid_value", detail)),
+            Err(detail) => {
+                Err(recipe.positions.problem(&format!("{pointer}/parameters/{name}"), "invalid_value", detail))
+            }
         };
     }
     match parameter.default {
@@ -109,7 +105,7 @@ fn one(
         Default::Boolean(b) => Ok(Some(Resolved::Boolean(b))),
         Default::Word(word) => Ok(Some(Resolved::Word(word))),
         Default::Absent => Ok(None),
-        Default::WhenSetNowhere(n) if !is_set_anywhere(recipe, slices, name) => Ok(Some(Resolved::Number(n))),
+        Default::WhenSetNowhere(n) if !names_set.contains(name) => Ok(Some(Resolved::Number(n))),
         Default::WhenSetNowhere(_) | Default::Required => {
             let (pointer, detail) = missing(slice, source, name, Some(tensor));
             Err(recipe.positions.problem(&pointer, "missing_parameter", detail))

@@ -9,10 +9,10 @@ mod model;
 mod summary;
 mod tokens;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::{Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable, layout_shards};
+use checkpoint::{Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable};
 use recipe::{FloatDtype, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
@@ -125,6 +125,7 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
         sources,
         about: method.about(),
         slices: &slices,
+        names_set: parameters::names_set(recipe, &slices),
         seed,
         problems: Vec::new(),
         inputs: 0,
@@ -141,9 +142,9 @@ pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<P
         drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
     let over_model = planner.model_statistics(method, &tasks);
     planner.filters(&tasks);
-    planner.shard_count(&tasks, settings);
+    let shards = planner.shards(&tasks, settings);
     planner.refuse_if_any()?;
-    Ok(Plan { over_model, ..planner.finish(tasks, tokens, text, settings) })
+    Ok(Plan { over_model, ..planner.finish(tasks, shards, tokens, text, settings) })
 }
 
 pub(crate) struct Planner<'a> {
@@ -151,6 +152,8 @@ pub(crate) struct Planner<'a> {
     sources: &'a Sources,
     about: About,
     slices: &'a [Slice<'a>],
+    /// Parameters that anything in the recipe sets.
+    names_set: BTreeSet<&'a str>,
     seed: u64,
     problems: Vec<Problem>,
     /// Inputs of all drafts so far.
@@ -187,7 +190,7 @@ impl Planner<'_> {
             seed: self.seed,
         };
         let resolved =
-            parameters::resolve(self.recipe, &self.about, self.slices, slice, base_of(&self.about, slice), &place);
+            parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base_of(&self.about, slice), &place);
         let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
         let merge = match method.prepare(&parameters) {
             Ok(merge) => merge,
@@ -304,10 +307,14 @@ impl Planner<'_> {
         self.error(&pointer, "unsupported_dtype", format!("tensor {:?} {what}", draft.name));
     }
 
-    fn finish(self, mut tasks: Vec<TensorTask>, tokens: Option<Tokens>, recipe: Value, settings: &Settings) -> Plan {
-        let shard_bytes = self.shard_bytes(settings);
-        let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
-        let shards = layout_shards(outputs, shard_bytes);
+    fn finish(
+        self,
+        mut tasks: Vec<TensorTask>,
+        shards: Vec<ShardLayout>,
+        tokens: Option<Tokens>,
+        recipe: Value,
+        settings: &Settings,
+    ) -> Plan {
         place_tasks(&mut tasks, &shards);
         let donor = self.donor();
         let mut config = self.config(donor, &tasks);

@@ -1,7 +1,7 @@
 //! The models of a recipe, opened: every header read, no tensor data.
 
 use checkpoint::{Access, Checkpoint, CheckpointError};
-use recipe::{Content, ModelRef, Problem, Recipe, Refusal};
+use recipe::{ModelRef, Recipe, Refusal};
 
 use crate::layers::Stacks;
 
@@ -29,10 +29,7 @@ impl Sources {
     pub fn open_but(elsewhere: &[&ModelRef], recipe: &Recipe, access: &Access) -> Result<Sources, Refusal> {
         let mut list = Vec::new();
         let mut problems = Vec::new();
-        for (model, pointer) in models(recipe) {
-            if elsewhere.contains(&model) || list.iter().any(|s: &Source| s.model == *model) {
-                continue;
-            }
+        for (pointer, model) in recipe.models().into_iter().filter(|(_, model)| !elsewhere.contains(model)) {
             match open(model, access) {
                 Ok(source) => list.push(source),
                 Err((code, detail)) => problems.push(recipe.positions.problem(&pointer, code, detail)),
@@ -41,13 +38,14 @@ impl Sources {
         if problems.is_empty() {
             Ok(Sources { list, access: access.clone() })
         } else {
-            Err(Refusal { problems: once_each(problems), warnings: Vec::new() })
+            Err(Refusal { problems, warnings: Vec::new() })
         }
     }
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
     pub fn elsewhere<'a>(recipe: &'a Recipe, access: &Access) -> Vec<&'a ModelRef> {
-        recipe.models().into_iter().filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
+        let models = recipe.models().into_iter().map(|(_, model)| model);
+        models.filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
     }
 
     pub(crate) fn index_of(&self, model: &ModelRef) -> usize {
@@ -57,37 +55,6 @@ impl Sources {
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
         self.list.iter()
     }
-}
-
-fn once_each(problems: Vec<Problem>) -> Vec<Problem> {
-    let mut unique: Vec<Problem> = Vec::new();
-    for problem in problems {
-        if !unique.iter().any(|p| p.detail == problem.detail) {
-            unique.push(problem);
-        }
-    }
-    unique
-}
-
-/// Models with the pointer where each is named.
-fn models(recipe: &Recipe) -> Vec<(&ModelRef, String)> {
-    let mut models = Vec::new();
-    match &recipe.content {
-        Content::Models(list) => {
-            models.extend(list.iter().enumerate().map(|(i, m)| (&m.model, format!("/models/{i}/model"))))
-        }
-        Content::Slices(slices) => {
-            for (i, slice) in slices.iter().enumerate() {
-                models.extend(
-                    slice.sources.iter().enumerate().map(|(j, s)| (&s.model, format!("/slices/{i}/sources/{j}/model"))),
-                );
-                models.extend(slice.base_model.iter().map(|m| (m, format!("/slices/{i}/base_model"))));
-            }
-        }
-    }
-    models.extend(recipe.base_model.iter().map(|m| (m, "/base_model".to_owned())));
-    models.extend(recipe.models().into_iter().map(|m| (m, "/tokenizer".to_owned())));
-    models
 }
 
 type Reason = (&'static str, String);

@@ -65,10 +65,6 @@ impl<'a> Object<'a> {
         let (_, node) = self.entries.iter().find(|(k, node)| k.name == key && node.kind != Kind::Null)?;
         Some((node, format!("{}/{}", self.pointer, escape(key))))
     }
-
-    fn has(&self, key: &str) -> bool {
-        self.get(key).is_some()
-    }
 }
 
 impl Decoder {
@@ -205,6 +201,9 @@ impl Decoder {
     fn read_lenient(&mut self, node: &Node) {
         let Kind::Map(entries) = &node.kind else { return };
         let Some((_, value)) = entries.iter().find(|(key, _)| key.name == "lenient") else { return };
+        if value.kind == Kind::Null {
+            return;
+        }
         self.lenient |= self.boolean(value, "/lenient").unwrap_or(false);
     }
 
@@ -338,7 +337,8 @@ impl Decoder {
             }
             Some([start, end]) => {
                 let detail = format!(
-                    "layer_range [{start}, {end}] is no range of layers; write 0 <= first <= end, the end not included"
+                    "layer_range [{start}, {end}] is no range of layers; write 0 <= first <= end <= {}, the end not included",
+                    limits::LAYERS_MAX
                 );
                 self.error(pointer, "invalid_value", detail);
                 None
@@ -369,11 +369,10 @@ impl Decoder {
 
     /// `{model: {path, revision}, lora: {path, revision}, override_architecture}`, or the inner form alone.
     fn model_object(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
-        let known = &["model", "lora", "override_architecture", "path", "revision"];
-        let object = self.object(node, pointer, known, "a model reference")?;
-        if object.has("path") {
+        if matches!(&node.kind, Kind::Map(entries) if entries.iter().any(|(key, _)| key.name == "path")) {
             return self.model_path(node, pointer);
         }
+        let object = self.object(node, pointer, &["model", "lora", "override_architecture"], "a model reference")?;
         let Some((model, at)) = object.get("model") else {
             self.error(pointer, "missing", "write `path`, or `model: {path: ...}`");
             return None;
@@ -489,5 +488,57 @@ fn whole_number(node: &Node) -> Option<f64> {
     match node.kind {
         Kind::Number(n) if n.fract() == 0.0 => Some(n),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{ModelRef, Recipe};
+
+    fn recipe_of(model: &str) -> String {
+        format!("merge_method: passthrough\nlenient:\nmodels:\n- model: {model}\n")
+    }
+
+    fn model_of(model: &str) -> ModelRef {
+        Recipe::parse(&recipe_of(model), false).unwrap().models()[0].1.clone()
+    }
+
+    #[test]
+    fn a_model_may_be_an_object() {
+        let pinned = ModelRef { revision: Some("v2".into()), ..ModelRef::local("org/x") };
+        assert_eq!(model_of("{path: org/x, revision: v2}"), pinned);
+        assert_eq!(model_of("{model: {path: org/x, revision: v2}}"), pinned);
+        let adapted = model_of("{model: {path: org/x}, lora: {path: org/y}, override_architecture: Z}");
+        assert_eq!(
+            (adapted.lora, adapted.override_architecture),
+            (Some(ModelRef::local("org/y").into()), Some("Z".into()))
+        );
+    }
+
+    #[test]
+    fn nothing_written_of_a_model_is_dropped_in_silence() {
+        for model in
+            ["{model: org/x, revision: v2}", "{path: org/x, override_architecture: Z}", "{path: org/x, pth: y}"]
+        {
+            let refusal = Recipe::parse(&recipe_of(model), false).unwrap_err();
+            let codes: Vec<&str> = refusal.problems.iter().map(|p| p.code.as_str()).collect();
+            assert_eq!(codes, ["unknown_key"], "{model}");
+        }
+    }
+
+    #[test]
+    fn a_range_past_the_limit_is_told_the_limit() {
+        let text = "merge_method: passthrough\nslices:\n- sources: [{model: a, layer_range: [0, 200000]}]\n";
+        let refusal = Recipe::parse(text, false).unwrap_err();
+        assert!(refusal.problems[0].detail.contains(&crate::limits::LAYERS_MAX.to_string()), "{refusal}");
+    }
+
+    #[test]
+    fn every_model_is_named_once_and_where() {
+        let text = "merge_method: ties\nmodels: [{model: a}, {model: b}]\nbase_model: a\ntokenizer_source: c\n";
+        let recipe = Recipe::parse(text, false).unwrap();
+        let named: Vec<(String, String)> = recipe.models().into_iter().map(|(at, m)| (at, m.to_string())).collect();
+        let expected = [("/models/0/model", "a"), ("/models/1/model", "b"), ("/tokenizer_source", "c")];
+        assert_eq!(named, expected.map(|(at, m)| (at.to_owned(), m.to_owned())));
     }
 }

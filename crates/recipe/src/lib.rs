@@ -10,7 +10,7 @@ mod setting;
 mod types;
 
 pub use model_ref::ModelRef;
-pub use problem::{Positions, Problem, Refusal, nearest};
+pub use problem::{Positions, Problem, Refusal, escape, nearest};
 pub use setting::{Condition, Parameters, Scalar, Setting, Value};
 pub use types::{
     Content, FloatDtype, InputModel, InputSlice, LayerRange, Options, OutputSlice, Recipe, TokenRecipe, TokenSource,

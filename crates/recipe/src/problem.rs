@@ -76,6 +76,11 @@ impl Positions {
         }
     }
 
+    /// Whether the text has this place.
+    pub(crate) fn contains(&self, pointer: &str) -> bool {
+        self.0.contains_key(pointer)
+    }
+
     fn nearest_parent(&self, pointer: &str) -> Option<(u32, u32)> {
         let mut at = pointer;
         loop {
@@ -99,7 +104,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// One key of a JSON pointer, escaped as RFC 6901 asks.
-pub(crate) fn escape(key: &str) -> String {
+pub fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 

@@ -1,8 +1,10 @@
 //! The recipe as types that cannot be wrong in form.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::problem::{Positions, Problem, Refusal};
+use crate::problem::{Positions, Problem, Refusal, escape};
 use crate::{ModelRef, Parameters};
 
 /// What to merge, as the user wrote it.
@@ -49,32 +51,40 @@ impl Recipe {
         crate::decode::decode(&crate::node::Node::from_json(value), lenient)
     }
 
-    /// Every model the recipe names, in the order of the text, each once; the base last unless listed.
-    pub fn models(&self) -> Vec<&ModelRef> {
-        let listed: Vec<&ModelRef> = match &self.content {
-            Content::Models(models) => models.iter().map(|m| &m.model).collect(),
-            Content::Slices(slices) => {
-                slices.iter().flat_map(|s| s.sources.iter().map(|i| &i.model).chain(&s.base_model)).collect()
+    /// Every model the recipe names, each once, with the pointer of its first mention: sources in the order of the text,
+    /// then the base, then those of the tokenizer.
+    pub fn models(&self) -> Vec<(String, &ModelRef)> {
+        let mut models: Vec<(String, &ModelRef)> = Vec::new();
+        match &self.content {
+            Content::Models(list) => {
+                models.extend(list.iter().enumerate().map(|(i, m)| (format!("/models/{i}/model"), &m.model)));
             }
-        };
-        let mut unique: Vec<&ModelRef> = Vec::new();
-        for model in listed.into_iter().chain(&self.base_model).chain(self.tokenizer_models()) {
-            if !unique.contains(&model) {
-                unique.push(model);
+            Content::Slices(slices) => {
+                for (i, slice) in slices.iter().enumerate() {
+                    let pointer = |j: usize| format!("/slices/{i}/sources/{j}/model");
+                    models.extend(slice.sources.iter().enumerate().map(|(j, s)| (pointer(j), &s.model)));
+                    models.extend(slice.base_model.iter().map(|m| (format!("/slices/{i}/base_model"), m)));
+                }
             }
         }
-        unique
+        models.extend(self.base_model.iter().map(|m| ("/base_model".to_owned(), m)));
+        models.extend(self.tokenizer_models());
+        let mut seen = HashSet::new();
+        models.retain(|(_, model)| seen.insert(*model));
+        models
     }
 
-    fn tokenizer_models(&self) -> Vec<&ModelRef> {
+    fn tokenizer_models(&self) -> Vec<(String, &ModelRef)> {
         let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
-        let mut models: Vec<&ModelRef> = Vec::new();
+        let mut models = Vec::new();
         if let TokenizerSource::Model(model) = &tokenizer.source {
-            models.push(model);
+            let short = "/tokenizer_source";
+            let pointer = if self.positions.contains(short) { short } else { "/tokenizer/source" };
+            models.push((pointer.to_owned(), model));
         }
-        for (_, token) in &tokenizer.tokens {
+        for (name, token) in &tokenizer.tokens {
             if let Some(TokenSource::Model(model) | TokenSource::ModelToken { model, .. }) = &token.source {
-                models.push(model);
+                models.push((format!("/tokenizer/tokens/{}/source", escape(name)), model));
             }
         }
         models

@@ -41,7 +41,7 @@ impl Case {
         let folder = root.join("golden").join(name);
         let text = std::fs::read_to_string(folder.join("config.yml")).unwrap();
         let recipe = Recipe::parse(&text, false).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
-        let models: Vec<ModelRef> = recipe.models().into_iter().cloned().collect();
+        let models: Vec<ModelRef> = recipe.models().into_iter().map(|(_, m)| m.clone()).collect();
         let tokenizers: Vec<Tokenizer> = models.iter().map(|model| read_tokenizer(root, model)).collect();
         let base = models.iter().position(|m| Some(m) == recipe.base_model.as_ref()).unwrap();
         let wanted = recipe.tokenizer.clone().or(tokenizer).unwrap();

@@ -74,10 +74,6 @@ impl Ranking {
 }
 
 impl Mask {
-    pub fn cut(cut: Cut) -> Mask {
-        Mask::Cut { cut, offset: 0 }
-    }
-
     /// Elements that must come together.
     pub fn unit(&self) -> u64 {
         match self {

@@ -25,7 +25,8 @@ impl Method for Karcher {
                     Scope::Shared,
                     Default::Number(1e-5),
                     "a step shorter than this is the last; so is a length shorter than this no direction",
-                ),
+                )
+                .within(1e-12, 1.0),
             ],
         }
     }

@@ -26,7 +26,8 @@ impl Method for MultiSlerp {
                     Scope::Shared,
                     Default::Number(1e-8),
                     "added to lengths before dividing by them",
-                ),
+                )
+                .within(1e-12, 1.0),
             ],
         }
     }

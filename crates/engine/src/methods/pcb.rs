@@ -32,21 +32,24 @@ impl Method for Pcb {
                     Default::Number(0.1),
                     "share of elements that win their place",
                 )
-                .within(0.0, 1.0),
+                .within(0.0, 1.0)
+                .of_statistics(),
                 Parameter::number(
                     "clamp",
                     Scope::Shared,
                     Default::Number(0.0001),
                     "share of the largest deltas that count as no larger than the rest",
                 )
-                .within(0.0, 1.0),
+                .within(0.0, 1.0)
+                .of_statistics(),
                 Parameter::number("lambda", Scope::Shared, Default::Number(1.0), "factor on the merged task vector"),
                 Parameter::word(
                     "trim_scope",
                     &["tensor", "model"],
                     "model",
                     "whether elements compete within a tensor or within the whole model (as the paper does)",
-                ),
+                )
+                .of_statistics(),
             ],
         }
     }

@@ -30,7 +30,8 @@ impl Method for Slerp {
                     &["tensor", "model"],
                     "tensor",
                     "whether each tensor has an angle of its own, or the whole model has one",
-                ),
+                )
+                .of_statistics(),
             ],
         }
     }

@@ -100,19 +100,22 @@ impl TaskVectorMethod {
                     f64::from(percent) / 100.0,
                     "share of a task vector's elements that is kept, largest magnitudes first",
                 )
-                .within(0.0, 1.0),
+                .within(0.0, 1.0)
+                .of_statistics(),
                 Parameter::word(
                     "rescale",
                     &["none", "l1"],
                     l1,
                     "l1: multiply what is kept so that its L1 norm is that of the whole",
-                ),
+                )
+                .of_statistics(),
                 Parameter::word(
                     "trim_scope",
                     &["tensor", "model"],
                     "tensor",
                     "whether the share is taken of each tensor, or of the whole model (as the paper does)",
-                ),
+                )
+                .of_statistics(),
             ],
             Trim::Random => vec![
                 each(

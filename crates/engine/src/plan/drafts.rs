@@ -160,6 +160,9 @@ fn outside_layers(
         .filter(|name| layers::split(name).is_none() && layers::is_before_layers(name) == before)
         .collect();
     for name in names {
+        if is_too_much(planner, drafts) {
+            return;
+        }
         let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
         if let Some((inputs, present)) = inputs(planner, slice, &sources, &wanted) {
             drafts.push(Draft { name: name.to_owned(), slice: index, t: 0.0, depth: None, inputs, present });

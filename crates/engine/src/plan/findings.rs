@@ -1,5 +1,6 @@
 //! What stands in a merge's way, collected; and what is found of the whole recipe, not of one tensor.
 
+use checkpoint::{ShardLayout, layout_shards};
 use recipe::{Problem, Refusal};
 use serde_json::Value;
 
@@ -55,20 +56,22 @@ impl Planner<'_> {
         }
     }
 
-    /// Shards are open while they are written, and a model in thousands of files helps nobody.
-    pub(super) fn shard_count(&mut self, tasks: &[TensorTask], settings: &Settings) {
-        const SHARDS_MAX: u64 = 4_000;
-        let width = |t: &TensorTask| t.dtype.bitsize() as u64 / 8;
-        let bytes: u64 = tasks.iter().map(|t| t.parameters.elements() * width(t)).sum();
-        let shard_bytes = self.shard_bytes(settings);
-        if bytes / shard_bytes.max(1) > SHARDS_MAX && tasks.len() as u64 > SHARDS_MAX {
-            let detail = format!("shards of {shard_bytes} bytes would be more than {SHARDS_MAX}; choose larger ones");
-            self.error("/options/out_shard_size", "invalid_value", detail);
+    /// Where the tensors will stand. Shards are open while they are written, and a model in thousands of files helps nobody.
+    pub(super) fn shards(&mut self, tasks: &[TensorTask], settings: &Settings) -> Vec<ShardLayout> {
+        const SHARDS_MAX: usize = 4_000;
+        let of_recipe = self.recipe.options.out_shard_size.filter(|n| *n > 0);
+        let shard_bytes = of_recipe.unwrap_or(settings.shard_bytes);
+        let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
+        let shards = layout_shards(outputs, shard_bytes);
+        if shards.len() > SHARDS_MAX {
+            let detail = format!(
+                "shards of {shard_bytes} bytes would be {}, more than {SHARDS_MAX}; choose larger ones",
+                shards.len()
+            );
+            let pointer = if of_recipe.is_some() { "/options/out_shard_size" } else { "" };
+            self.error(pointer, "invalid_value", detail);
         }
-    }
-
-    pub(super) fn shard_bytes(&self, settings: &Settings) -> u64 {
-        self.recipe.options.out_shard_size.filter(|n| *n > 0).unwrap_or(settings.shard_bytes)
+        shards
     }
 
     /// A filter that no tensor matches is most likely a typo.

@@ -12,9 +12,6 @@ pub(crate) struct ModelStatistics {
     pub tasks: Vec<usize>,
 }
 
-/// Parameters that a statistic depends on: they cannot differ between tensors that share it.
-const SHARED_NAMES: &[&str] = &["density", "clamp", "trim_scope", "angle_scope", "rescale"];
-
 impl Planner<'_> {
     pub(super) fn model_statistics(&mut self, method: &dyn Method, tasks: &[TensorTask]) -> Option<ModelStatistics> {
         let merged: Vec<usize> = (0..tasks.len()).filter(|i| matches!(tasks[*i].work, Work::Merge(_))).collect();
@@ -24,10 +21,12 @@ impl Planner<'_> {
         }
         let elements = merged.iter().map(|i| tasks[*i].parameters.elements()).sum();
         let all = TaskParameters { shape: vec![elements], ..first.clone() };
-        if let Some(other) = merged.iter().find(|i| !share_statistics(&tasks[**i].parameters, first)) {
+        let names: Vec<&str> = self.about.parameters.iter().filter(|p| p.of_statistics).map(|p| p.name).collect();
+        let alone = |i: &&usize| !share_statistics(&tasks[**i].parameters, first, &names);
+        if let Some(other) = merged.iter().find(alone) {
             let detail = format!(
                 "statistics over the whole model need one value of {} for every tensor, and the same inputs; tensor {:?} has others",
-                SHARED_NAMES.join(", "),
+                names.join(", "),
                 tasks[*other].name
             );
             self.error("/parameters", "invalid_value", detail);
@@ -43,10 +42,10 @@ impl Planner<'_> {
     }
 }
 
-fn share_statistics(a: &TaskParameters, b: &TaskParameters) -> bool {
+fn share_statistics(a: &TaskParameters, b: &TaskParameters, names: &[&str]) -> bool {
     let of = |p: &TaskParameters| -> Vec<Option<Resolved>> {
         let levels = std::iter::once(&p.shared).chain(&p.each);
-        levels.flat_map(|level| SHARED_NAMES.iter().map(|name| level.get(name).copied())).collect()
+        levels.flat_map(|level| names.iter().map(|name| level.get(name).copied())).collect()
     };
     a.inputs == b.inputs && a.base == b.base && of(a) == of(b)
 }

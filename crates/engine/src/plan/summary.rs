@@ -55,7 +55,6 @@ const BESIDE_SHARDS_BYTES: u64 = 64 * 1024 * 1024;
 
 impl Plan {
     pub fn summary(&self, with_tensors: bool) -> PlanSummary {
-        let output_bytes = self.shards.iter().map(|s| s.bytes).sum();
         PlanSummary {
             method: self.about.name,
             digest: self.digest.clone(),
@@ -64,9 +63,9 @@ impl Plan {
             tensors: self.tasks.len(),
             parameters: self.tasks.iter().map(|t| t.parameters.elements()).sum(),
             input_bytes: self.tasks.iter().flat_map(|t| &t.inputs).map(|i| i.place.info.bytes).sum(),
-            output_bytes,
+            output_bytes: self.output_bytes(),
             memory_bytes: self.memory_bytes(),
-            disk_bytes: output_bytes + BESIDE_SHARDS_BYTES,
+            disk_bytes: self.disk_bytes(),
             shards: self
                 .shards
                 .iter()
@@ -75,6 +74,20 @@ impl Plan {
             warnings: self.warnings.clone(),
             tensor_tasks: with_tensors.then(|| self.tasks.iter().map(|t| self.planned(t)).collect()),
         }
+    }
+
+    /// Bytes of all tensors of the output.
+    pub(crate) fn tensor_bytes(&self) -> u64 {
+        self.shards.iter().flat_map(|s| &s.tensors).map(|t| t.bytes).sum()
+    }
+
+    fn output_bytes(&self) -> u64 {
+        self.shards.iter().map(|s| s.bytes).sum()
+    }
+
+    /// Free space that the output needs, in bytes.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        self.output_bytes() + BESIDE_SHARDS_BYTES
     }
 
     fn memory_bytes(&self) -> u64 {

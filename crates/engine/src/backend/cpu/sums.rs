@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Cpu, ExecuteError, Scratch, TensorInputs, Tile};
+use super::{Cpu, ExecuteError, TensorInputs, Tile};
 use crate::kernel::{Kernel, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::{Fold, Gram};
@@ -81,7 +81,7 @@ impl Cpu {
         Ok((0..sums).map(|which| pairwise(&blocks, which)).collect())
     }
 
-    /// One number for each row and kernel. A row is walked from its start, in pieces of a block, whatever the spans are.
+    /// One number for each row and kernel. A tile holds whole rows, whatever the spans are.
     pub(super) fn rows(
         &self,
         inputs: &dyn TensorInputs,
@@ -92,7 +92,7 @@ impl Cpu {
         let steps = self.steps(row);
         let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
             let mut rows = vec![Vec::new(); of.len()];
-            self.fold_rows(inputs, span, steps, row, scratch, |tile| {
+            self.each_tile(inputs, span, steps, scratch, |tile| {
                 with_scratch(tile.len(), |values| {
                     for (kernel, rows) in of.iter().zip(&mut rows) {
                         kernel.combine(tile, values);
@@ -109,20 +109,6 @@ impl Cpu {
             }
         }
         Ok(all)
-    }
-
-    /// Tiles of whole rows.
-    fn fold_rows(
-        &self,
-        inputs: &dyn TensorInputs,
-        span: std::ops::Range<u64>,
-        steps: super::Steps,
-        row: u64,
-        scratch: &mut Scratch,
-        f: impl FnMut(&Tile<'_>),
-    ) -> Result<(), ExecuteError> {
-        debug_assert!(steps.tile.is_multiple_of(row));
-        self.each_tile(inputs, span, steps, scratch, f)
     }
 }
 
