@@ -96,7 +96,6 @@ pub(crate) struct ProgressObject {
     tensors_total: u64,
     bytes_done: u64,
     bytes_total: u64,
-    phase: Phase,
     #[schema(format = DateTime)]
     updated_at: String,
 }
@@ -200,7 +199,6 @@ impl From<&jobs::Progress> for ProgressObject {
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,
             bytes_total: progress.bytes_total,
-            phase: Phase::from(progress.phase),
             updated_at: rfc3339(progress.updated_at),
         }
     }

@@ -123,7 +123,6 @@ impl Fixture {
 
     pub(crate) async fn progress(&self, lease: &Lease, percent: u64) {
         let progress = Progress {
-            phase: Phase::Merging,
             tensors_done: percent,
             tensors_total: 100,
             bytes_done: percent,
@@ -152,7 +151,7 @@ impl Fixture {
             code: "disk_full".to_owned(),
             message: "the disk is full".to_owned(),
             retryable: true,
-            attempt: lease.attempt,
+            attempt: lease.job.attempt,
         };
         self.store.finish(lease, Outcome::Failed(failure)).await.unwrap();
     }

@@ -160,10 +160,9 @@ impl Job {
     }
 }
 
-/// How far a running job is.
+/// How far a merge is, as its worker last told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Progress {
-    pub phase: Phase,
     pub tensors_done: u64,
     pub tensors_total: u64,
     pub bytes_done: u64,

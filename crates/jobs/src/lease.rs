@@ -14,8 +14,6 @@ pub struct Lease {
     pub job: Job,
     pub worker: WorkerId,
     pub token: i64,
-    /// Counted from 1.
-    pub attempt: i64,
     /// A heartbeat must arrive within this time of the former one.
     pub ttl: Duration,
 }

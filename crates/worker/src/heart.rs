@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use jobs::{JobsError, Lease, Phase, Progress, Store};
+use jobs::{JobsError, Lease, Progress, Store};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -31,9 +31,8 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     /// Called from merge threads, often: only the latest counts.
-    pub fn set_progress(&self, progress: engine::Progress, phase: Phase, now_ms: i64) {
+    pub fn set_progress(&self, progress: engine::Progress, now_ms: i64) {
         *self.lock(&self.progress) = Some(Progress {
-            phase,
             tensors_done: progress.tensors_done,
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,
@@ -244,7 +243,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let heart = fixture.heart(&CancellationToken::new());
         let progress = engine::Progress { tensors_done: 1, tensors_total: 2, bytes_done: 3, bytes_total: 4 };
-        heart.pulse.set_progress(progress, Phase::Merging, 5);
+        heart.pulse.set_progress(progress, 5);
         let told = async {
             while fixture.store.job(&fixture.lease.job.id).await.unwrap().unwrap().progress.is_none() {
                 tokio::task::yield_now().await;

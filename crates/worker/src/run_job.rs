@@ -61,7 +61,7 @@ impl JobError {
 /// Runs the job of a lease to its end, whatever that is, and tells the queue.
 pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Lease, shutdown: &CancellationToken) {
     let job = lease.job.id.clone();
-    tracing::info!(job = job.as_str(), attempt = lease.attempt, method = lease.job.method, "job started");
+    tracing::info!(job = job.as_str(), attempt = lease.job.attempt, method = lease.job.method, "job started");
     let heart = Heart::start(store, &lease, config.heartbeat, shutdown);
     let run = Run { store, config, lease: &lease, pulse: heart.pulse.clone() };
     let result = run.run_job().await;
@@ -76,7 +76,7 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Ok(publication), _) => succeed(store, &lease, publication).await,
         (Err(_), Some(Stop::Cancelled)) => finish(store, &lease, Outcome::Cancelled).await,
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
-        (Err(error), None) => finish(store, &lease, failed(error, lease.attempt)).await,
+        (Err(error), None) => finish(store, &lease, failed(error, lease.job.attempt)).await,
     };
     // of a job that is over also what lost attempts left; else whoever took it up may be writing in a directory of its own
     sweep::remove(if matches!(over, Ok(true)) { run.work_root() } else { run.work_dir() }).await;
@@ -224,7 +224,7 @@ impl Run<'_> {
         let dir = self.work_dir();
         let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
         let merged = blocking(move || {
-            let on_progress = |progress| pulse.set_progress(progress, Phase::Merging, now_ms());
+            let on_progress = |progress| pulse.set_progress(progress, now_ms());
             let observer = Observer { on_progress: &on_progress, cancel: &pulse.cancel };
             Ok(engine::execute(&plan, &sources, &text, &dir, &observer)?)
         });

@@ -1,9 +1,10 @@
 //! One row for each lease a job had. Errors of attempts that were tried again are kept here.
 
+use serde_json::json;
 use sqlx::Row;
 
 use super::write::Write;
-use crate::{JobFailure, JobId, Result, WorkerId};
+use crate::{EventKind, JobFailure, JobId, Level, NewEvent, Result, WorkerId};
 
 const OPEN: &str = "insert into attempts (job_id, attempt, worker, started_at) values ($1, $2, $3, $4)";
 
@@ -15,7 +16,7 @@ const CLOSE: &str = "\
 /// How an attempt ended, which can differ from how its job did.
 pub(super) const RETRIED: &str = "retried";
 pub(super) const RELEASED: &str = "released";
-pub(super) const WORKER_LOST: &str = "worker_lost";
+const WORKER_LOST: &str = "worker_lost";
 
 pub(super) async fn open(write: &mut Write<'_>, id: &JobId, attempt: i64, worker: &WorkerId) -> Result<()> {
     let now = write.now;
@@ -47,6 +48,29 @@ pub(super) async fn close(
         .fetch_optional(write.connection())
         .await?;
     Ok(closed.map(|row| row.try_get("worker")).transpose()?)
+}
+
+/// Closes an attempt whose worker stopped renewing the lease, and tells so unless that was told before.
+pub(super) async fn close_lost(write: &mut Write<'_>, id: &JobId, attempt: i64) -> Result<JobFailure> {
+    let failure = JobFailure {
+        code: WORKER_LOST.to_owned(),
+        message: format!("the worker of attempt {attempt} stopped renewing its lease"),
+        retryable: true,
+        attempt,
+    };
+    if let Some(worker) = close(write, id, attempt, WORKER_LOST, Some(&failure)).await? {
+        write.append(id, lease_expired(attempt, &worker)).await?;
+    }
+    Ok(failure)
+}
+
+fn lease_expired(attempt: i64, worker: &str) -> NewEvent {
+    NewEvent {
+        kind: EventKind::LeaseExpired,
+        level: Level::Warn,
+        message: format!("worker {worker} stopped renewing the lease of attempt {attempt}"),
+        data: json!({"attempt": attempt, "worker": worker}),
+    }
 }
 
 pub(super) fn to_text(failure: &JobFailure) -> String {

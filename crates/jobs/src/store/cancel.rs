@@ -29,7 +29,7 @@ impl Store {
                 return Ok(Some(answer(job)));
             }
         }
-        let job = write.job(id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let job = write.written_job(id).await?;
         write.commit().await?;
         Ok(Some(answer(job)))
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{Store, attempts, connect::Dialect, millis, row, tasks, write::Write};
-use crate::{EventKind, JobFailure, JobId, Lease, Level, NewEvent, Result, Status, WorkerId};
+use crate::{EventKind, JobId, Lease, Level, NewEvent, Result, Status, WorkerId};
 
 /// A leased job begins by fetching. A job that was to be cancelled is not claimed again: `rescue` ends it.
 const CLAIM: &str = "\
@@ -32,13 +32,14 @@ impl Store {
             write.abandon().await?;
             return Ok(None);
         };
-        close_lost_attempt(&mut write, &id, attempt - 1).await?;
+        // an attempt that is still open when the next begins was never finished: its worker is gone, or too slow to tell
+        attempts::close_lost(&mut write, &id, attempt - 1).await?;
         attempts::open(&mut write, &id, attempt, worker).await?;
         tasks::set_status(&mut write, &id, Status::Running).await?;
         write.append(&id, started(attempt, worker)).await?;
-        let job = write.job(&id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let job = write.written_job(&id).await?;
         write.commit().await?;
-        Ok(Some(Lease { job, worker: worker.clone(), token, attempt, ttl }))
+        Ok(Some(Lease { job, worker: worker.clone(), token, ttl }))
     }
 }
 
@@ -60,32 +61,6 @@ async fn take(write: &mut Write<'_>, worker: &WorkerId, ttl: Duration) -> Result
 
 fn claim_sql(dialect: Dialect) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!("{CLAIM} {}) returning id, lease_token, attempt", dialect.for_update_skip_locked()))
-}
-
-/// An attempt that is still open when the next begins was never finished: its worker is gone, or too slow to tell.
-async fn close_lost_attempt(write: &mut Write<'_>, id: &JobId, attempt: i64) -> Result<()> {
-    let failure = worker_lost(attempt);
-    let lost = attempts::close(write, id, attempt, attempts::WORKER_LOST, Some(&failure)).await?;
-    let Some(worker) = lost else { return Ok(()) };
-    write.append(id, lease_expired(attempt, &worker)).await
-}
-
-pub(super) fn worker_lost(attempt: i64) -> JobFailure {
-    JobFailure {
-        code: attempts::WORKER_LOST.to_owned(),
-        message: format!("the worker of attempt {attempt} stopped renewing its lease"),
-        retryable: true,
-        attempt,
-    }
-}
-
-pub(super) fn lease_expired(attempt: i64, worker: &str) -> NewEvent {
-    NewEvent {
-        kind: EventKind::LeaseExpired,
-        level: Level::Warn,
-        message: format!("worker {worker} stopped renewing the lease of attempt {attempt}"),
-        data: json!({"attempt": attempt, "worker": worker}),
-    }
 }
 
 fn started(attempt: i64, worker: &WorkerId) -> NewEvent {
@@ -111,7 +86,7 @@ mod tests {
         on_each_database(async |fixture| {
             let id = fixture.enqueue(new_job()).await.id;
             let lease = fixture.claim().await;
-            assert_eq!((&lease.job.id, lease.attempt, lease.token), (&id, 1, 1));
+            assert_eq!((&lease.job.id, lease.job.attempt, lease.token), (&id, 1, 1));
             assert_eq!((lease.job.status, lease.job.phase), (Status::Running, Some(Phase::Fetching)));
             assert_eq!(lease.job.worker.as_deref(), Some(lease.worker.as_str()));
             assert!(lease.job.started_at.is_some());
@@ -139,7 +114,7 @@ mod tests {
             fixture.advance(TTL + Duration::from_secs(1)).await;
             let second = fixture.claim().await;
             assert_eq!(second.job.id, id);
-            assert_eq!((second.attempt, second.token), (2, first.token + 1));
+            assert_eq!((second.job.attempt, second.token), (2, first.token + 1));
             assert_eq!(second.job.started_at, first.job.started_at);
             let kinds = fixture.kinds(&id).await;
             assert_eq!(kinds[1..], [EventKind::Started, EventKind::LeaseExpired, EventKind::Started]);

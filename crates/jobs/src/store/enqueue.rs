@@ -1,7 +1,7 @@
 //! Accepts a job. Once this returns, the job survives power loss.
 
 use serde_json::{Value, json};
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
 use super::{Store, row, tasks, write::Write};
 use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
@@ -26,13 +26,11 @@ impl Store {
         }
         tasks::insert(&mut write, &job.id).await?;
         write.append(&job.id, queued()).await?;
-        let created = stored(&mut write, &job.id).await?;
+        let created = write.written_job(&job.id).await?;
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }
-}
 
-impl Store {
     /// The job that this key has made already; `None` for a new key. Saves a caller the checks that no longer hold once
     /// the job has run, as that its output does not exist.
     pub async fn replayed(&self, idempotency: &Idempotency) -> Result<Option<Job>> {
@@ -40,10 +38,7 @@ impl Store {
         let Some(first) = sqlx::query(BY_KEY).bind(idempotency.key.as_str()).fetch_optional(reader).await? else {
             return Ok(None);
         };
-        if first.try_get::<String, _>("request_digest")? != idempotency.request_digest {
-            return Err(JobsError::IdempotencyMismatch);
-        }
-        self.job(&row::parsed(&first, "id")?).await
+        self.job(&of_same_request(&first, &idempotency.request_digest)?).await
     }
 }
 
@@ -72,14 +67,15 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
 async fn replay(write: &mut Write<'_>, idempotency: Option<Idempotency>) -> Result<Job> {
     let Idempotency { key, request_digest } = idempotency.expect("only a key can conflict");
     let first = sqlx::query(BY_KEY).bind(key).fetch_one(write.connection()).await?;
+    write.written_job(&of_same_request(&first, &request_digest)?).await
+}
+
+/// The job of a key, if the request that made it is the same.
+fn of_same_request(first: &AnyRow, request_digest: &str) -> Result<JobId> {
     if first.try_get::<String, _>("request_digest")? != request_digest {
         return Err(JobsError::IdempotencyMismatch);
     }
-    stored(write, &row::parsed(&first, "id")?).await
-}
-
-async fn stored(write: &mut Write<'_>, id: &JobId) -> Result<Job> {
-    Ok(write.job(id).await?.ok_or(sqlx::Error::RowNotFound)?)
+    row::parsed(first, "id")
 }
 
 fn queued() -> NewEvent {

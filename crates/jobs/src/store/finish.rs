@@ -30,10 +30,10 @@ impl Store {
         let mut write = self.write().await?;
         let held = held(&mut write, lease).await?;
         match settle(&held, outcome) {
-            Settled::End(how) => end(&mut write, &held.id, lease.token, lease.attempt, &how).await?,
+            Settled::End(how) => end(&mut write, &held.id, lease.token, lease.job.attempt, &how).await?,
             Settled::Requeue { failure, delay } => requeue(&mut write, lease, &failure, delay).await?,
         }
-        let job = write.job(&held.id).await?.ok_or(sqlx::Error::RowNotFound)?;
+        let job = write.written_job(&held.id).await?;
         write.commit().await?;
         Ok(job)
     }
@@ -66,7 +66,7 @@ async fn requeue(write: &mut Write<'_>, lease: &Lease, failure: &JobFailure, del
     if requeued.rows_affected() == 0 {
         return Err(JobsError::LeaseLost);
     }
-    attempts::close(write, id, lease.attempt, attempts::RETRIED, Some(failure)).await?;
+    attempts::close(write, id, lease.job.attempt, attempts::RETRIED, Some(failure)).await?;
     tasks::set_status(write, id, Status::Queued).await?;
     write.append(id, retry_scheduled(failure, run_at)).await
 }
@@ -139,7 +139,7 @@ mod tests {
             assert_eq!((job.status, job.worker), (Status::Queued, None));
             assert!(fixture.try_claim().await.is_none());
             fixture.advance(DELAY).await;
-            assert_eq!(fixture.claim().await.attempt, 2);
+            assert_eq!(fixture.claim().await.job.attempt, 2);
             let kinds = fixture.kinds(&id).await;
             assert_eq!(kinds[2..], [EventKind::RetryScheduled, EventKind::Started]);
             assert_eq!(fixture.outcomes(&id).await, [Some("retried".to_owned()), None]);

@@ -35,13 +35,13 @@ fn to_text(progress: &Progress) -> String {
 #[cfg(test)]
 mod tests {
     use crate::{
-        Phase, Progress,
+        Progress,
         testing::{TTL, new_job, on_each_database},
     };
 
     fn progress(tensors_done: u64) -> Progress {
         let bytes_total = u64::MAX;
-        Progress { phase: Phase::Merging, tensors_done, tensors_total: 9, bytes_done: 1, bytes_total, updated_at: 5 }
+        Progress { tensors_done, tensors_total: 9, bytes_done: 1, bytes_total, updated_at: 5 }
     }
 
     #[tokio::test]

@@ -21,13 +21,13 @@ impl Store {
         if released.rows_affected() == 0 {
             return Err(JobsError::LeaseLost);
         }
-        attempts::close(&mut write, id, lease.attempt, attempts::RELEASED, None).await?;
+        attempts::close(&mut write, id, lease.job.attempt, attempts::RELEASED, None).await?;
         tasks::set_status(&mut write, id, Status::Queued).await?;
         let event = NewEvent {
             kind: EventKind::Released,
             level: Level::Info,
             message: format!("worker {} stops and gives the job back", lease.worker),
-            data: json!({"attempt": lease.attempt}),
+            data: json!({"attempt": lease.job.attempt}),
         };
         write.append(id, event).await?;
         write.commit().await
@@ -49,7 +49,7 @@ mod tests {
             fixture.store.release(&lease).await.unwrap();
             assert_eq!(fixture.job(&id).await.status, Status::Queued);
             let again = fixture.claim().await;
-            assert_eq!((again.attempt, again.token), (2, lease.token + 1));
+            assert_eq!((again.job.attempt, again.token), (2, lease.token + 1));
             assert_eq!(fixture.kinds(&id).await[2], EventKind::Released);
             assert_eq!(fixture.outcomes(&id).await, [Some("released".to_owned()), None]);
         })

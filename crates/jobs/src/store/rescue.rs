@@ -3,7 +3,7 @@
 use sqlx::{AssertSqlSafe, Row};
 
 use super::{
-    Store, attempts, claim,
+    Store, attempts,
     connect::Dialect,
     end::{End, end},
     row,
@@ -65,10 +65,7 @@ fn expired_sql(dialect: Dialect) -> AssertSqlSafe<String> {
 
 async fn close(write: &mut Write<'_>, expired: Expired) -> Result<()> {
     let Expired { id, token, attempt, cancel_requested } = expired;
-    let failure = claim::worker_lost(attempt);
-    if let Some(worker) = attempts::close(write, &id, attempt, attempts::WORKER_LOST, Some(&failure)).await? {
-        write.append(&id, claim::lease_expired(attempt, &worker)).await?;
-    }
+    let failure = attempts::close_lost(write, &id, attempt).await?;
     let how = if cancel_requested { End::Cancelled } else { End::Failed(failure) };
     end(write, &id, token, attempt, &how).await
 }
@@ -85,7 +82,7 @@ mod tests {
         on_each_database(async |fixture| {
             let id = fixture.enqueue(NewJob { max_attempts: 2, ..new_job() }).await.id;
             for attempt in 1..=2 {
-                assert_eq!(fixture.claim().await.attempt, attempt);
+                assert_eq!(fixture.claim().await.job.attempt, attempt);
                 fixture.advance(TTL * 2).await;
             }
             assert!(fixture.try_claim().await.is_none());
@@ -124,7 +121,7 @@ mod tests {
             fixture.claim().await;
             fixture.advance(TTL * 2).await;
             assert_eq!(fixture.store.rescue().await.unwrap(), 0);
-            assert_eq!(fixture.claim().await.attempt, 2);
+            assert_eq!(fixture.claim().await.job.attempt, 2);
         })
         .await;
     }

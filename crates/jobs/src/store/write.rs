@@ -81,6 +81,11 @@ impl Write<'_> {
         found.as_ref().map(row::job).transpose()
     }
 
+    /// A job that this transaction has written, so that it is there.
+    pub(super) async fn written_job(&mut self, id: &JobId) -> Result<Job> {
+        Ok(self.job(id).await?.expect("its row was written in this transaction"))
+    }
+
     /// Commits, and wakes those who wait for a change.
     pub(super) async fn commit(self) -> Result<()> {
         self.transaction.commit().await?;

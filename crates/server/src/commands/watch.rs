@@ -54,7 +54,7 @@ fn show(bar: &Bar, event: &StreamEvent) {
         "snapshot" | "end" => {}
         "progress" => {
             let number = |key: &str| event.data[key].as_u64().unwrap_or(0);
-            bar.set(event.data["phase"].as_str().unwrap_or("running"), number("bytes_done"), number("bytes_total"));
+            bar.set("merging", number("bytes_done"), number("bytes_total"));
         }
         kind => bar.line(&format!("{kind:16} {}", event.data["message"].as_str().unwrap_or_default())),
     }
