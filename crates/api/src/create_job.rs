@@ -82,7 +82,7 @@ pub(crate) async fn create_job(
     body: Bytes,
 ) -> Result<Response> {
     let key = idempotency_key(&headers)?;
-    let request = MergeRequest::read(&headers, &query, &body)?;
+    let request = MergeRequest::read(&headers, &query, &[], &body)?;
     if let Some(job) = replayed(&api, key.as_deref(), &request).await? {
         return Ok(answer(Enqueued::Replayed(job), Vec::new()));
     }

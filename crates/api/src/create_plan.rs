@@ -102,11 +102,11 @@ pub(crate) struct TensorBody {
 pub(crate) async fn create_plan(
     State(api): State<Api>,
     headers: HeaderMap,
-    mut query: Pairs,
+    query: Pairs,
     body: Bytes,
 ) -> Result<Json<PlanSummary>> {
-    let with_tensors = query.take_flag("tensors")?;
-    let request = MergeRequest::read(&headers, &query, &body)?;
+    let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
+    let with_tensors = query.flag("tensors")?.unwrap_or(false);
     let (_, plan) = planning::plan(&api, request).await?;
     Ok(Json(plan.summary(with_tensors)))
 }

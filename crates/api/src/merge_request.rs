@@ -1,6 +1,6 @@
 //! What is posted to make a job or a plan: a raw recipe with options in the query, or a JSON object that holds both.
 //!
-//! Both forms become one map of options, so that they know the same options and refuse the same mistakes.
+//! Both forms become one map of options, so that they refuse the same mistakes; `metadata` and `max_attempts` need the object.
 
 use axum::http::{HeaderMap, header};
 use jobs::RecipeFormat;
@@ -55,11 +55,12 @@ impl PostedRecipe {
 }
 
 impl MergeRequest {
-    pub(crate) fn read(headers: &HeaderMap, query: &Pairs, body: &[u8]) -> Result<Self> {
+    /// `more` are keys of the query that the handler itself reads.
+    pub(crate) fn read(headers: &HeaderMap, query: &Pairs, more: &[&str], body: &[u8]) -> Result<Self> {
         let media_type = media_type(headers);
         let map = match media_type.as_str() {
-            "application/json" => json_body(query, body)?,
-            yaml if YAML_TYPES.contains(&yaml) => yaml_body(query, body)?,
+            "application/json" => json_body(query, more, body)?,
+            yaml if YAML_TYPES.contains(&yaml) => yaml_body(query, more, body)?,
             other => return Err(unsupported(other)),
         };
         decode(map, digest(&media_type, query, body))
@@ -86,8 +87,12 @@ fn digest(media_type: &str, query: &Pairs, body: &[u8]) -> String {
     checkpoint::digest_bytes(&[head.as_bytes(), b"\n", body].concat())
 }
 
-fn json_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
-    query.only(&[])?;
+fn json_body(query: &Pairs, more: &[&str], body: &[u8]) -> Result<Map<String, Value>> {
+    if let Some((key, _)) = query.iter().find(|(key, _)| QUERY_KEYS.contains(key)) {
+        let detail = format!("query parameter `{key}` goes with a YAML body; write it into the JSON object instead");
+        return Err(Problem::new(Code::InvalidQuery, detail));
+    }
+    query.only(more)?;
     match serde_json::from_slice(body) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => {
@@ -97,8 +102,8 @@ fn json_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
     }
 }
 
-fn yaml_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
-    query.only(&QUERY_KEYS)?;
+fn yaml_body(query: &Pairs, more: &[&str], body: &[u8]) -> Result<Map<String, Value>> {
+    query.only(&[&QUERY_KEYS, more].concat())?;
     let text = str::from_utf8(body).map_err(|error| {
         Problem::new(Code::MalformedBody, format!("the recipe is no UTF-8 from byte {} on", error.valid_up_to()))
     })?;
@@ -107,7 +112,7 @@ fn yaml_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
     if let Some(output) = query.parsed::<String>("output")? {
         map.insert("output".to_owned(), json!(output));
     }
-    if let Some(lenient) = query.parsed::<bool>("lenient")? {
+    if let Some(lenient) = query.flag("lenient")? {
         map.insert("lenient".to_owned(), json!(lenient));
     }
     if let Some(priority) = query.parsed::<i64>("priority")? {
@@ -118,13 +123,17 @@ fn yaml_body(query: &Pairs, body: &[u8]) -> Result<Map<String, Value>> {
 }
 
 fn labels(query: &Pairs) -> Result<Map<String, Value>> {
-    let pair = |text: &str| {
-        let (key, value) = text.split_once('=').ok_or_else(|| {
-            Problem::new(Code::InvalidQuery, format!("query parameter `label` is {text:?}; write `label=key=value`"))
-        })?;
-        Ok((key.to_owned(), json!(value)))
-    };
-    query.all("label").map(pair).collect()
+    let wrong = |detail: String| Problem::new(Code::InvalidQuery, detail);
+    let mut labels = Map::new();
+    for text in query.all("label") {
+        let (key, value) = text
+            .split_once('=')
+            .ok_or_else(|| wrong(format!("query parameter `label` is {text:?}; write `label=key=value`")))?;
+        if labels.insert(key.to_owned(), json!(value)).is_some() {
+            return Err(wrong(format!("query parameter `label` gives `{key}` twice")));
+        }
+    }
+    Ok(labels)
 }
 
 fn invalid(findings: Vec<Finding>) -> Problem {
@@ -383,11 +392,24 @@ mod tests {
     #[tokio::test]
     async fn a_mistaken_query_is_refused() {
         let fixture = Fixture::new().await;
-        for query in ["lenint=true", "lenient=maybe", "priority=high", "label=k", "output=a&output=b", "max_attempts=2"]
-        {
+        for query in [
+            "lenint=true",
+            "lenient=maybe",
+            "priority=high",
+            "label=k",
+            "label=k=1&label=k=2",
+            "output=a&output=b",
+            "max_attempts=2",
+        ] {
             let answer = fixture.post_as(&format!("/v1/jobs?{query}"), YAML, RECIPE).await;
             assert_eq!(answer.status, 400, "{query}");
             assert_eq!(answer.json()["code"], "invalid_query", "{query}");
         }
+        let answer = fixture.post_as("/v1/plans?tensors=true&tensors=false", YAML, RECIPE).await;
+        assert!(answer.json()["detail"].as_str().unwrap().contains("`tensors` is given twice"));
+        let answer = fixture.post_as("/v1/plans?tensor", YAML, RECIPE).await;
+        assert!(answer.json()["detail"].as_str().unwrap().contains("did you mean `tensors`?"));
+        let answer = fixture.post_json("/v1/jobs?output=x", &json!({"recipe_yaml": RECIPE})).await;
+        assert!(answer.json()["detail"].as_str().unwrap().contains("into the JSON object"));
     }
 }

@@ -1,6 +1,6 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
-use engine::{Plan, Sources};
+use engine::Plan;
 use recipe::Refusal;
 
 use crate::merge_request::MergeRequest;
@@ -23,10 +23,7 @@ pub(crate) async fn plan(api: &Api, request: MergeRequest) -> Result<(MergeReque
 
 fn plan_recipe(config: &ApiConfig, request: &MergeRequest) -> Result<Plan, Refusal> {
     let recipe = request.recipe.parse(request.lenient)?;
-    let (_, warnings) = engine::check(&recipe)?;
-    let sources =
-        Sources::open(&recipe, &config.access).map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
-    engine::plan(&recipe, &sources, &config.settings)
+    Ok(engine::open_and_plan(&recipe, &config.access, &config.settings)?.0)
 }
 
 fn check_output(config: &ApiConfig, output: Option<&str>) -> Result<()> {

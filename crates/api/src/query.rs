@@ -30,16 +30,6 @@ impl Pairs {
         Err(Problem::new(Code::InvalidQuery, format!("unknown query parameter `{key}`; {advice}")))
     }
 
-    /// Takes out a flag that the handler itself understands; a bare key means yes.
-    pub(crate) fn take_flag(&mut self, key: &str) -> Result<bool> {
-        let Some(place) = self.0.iter().position(|(k, _)| k == key) else { return Ok(false) };
-        match self.0.remove(place).1.as_str() {
-            "" | "true" => Ok(true),
-            "false" => Ok(false),
-            _ => Err(Problem::new(Code::InvalidQuery, format!("query parameter `{key}` is `true` or `false`"))),
-        }
-    }
-
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
@@ -56,6 +46,16 @@ impl Pairs {
         }
         let wrong = |error| Problem::new(Code::InvalidQuery, format!("query parameter `{key}`: {error}"));
         value.parse().map(Some).map_err(wrong)
+    }
+
+    /// A bare key means yes.
+    pub(crate) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.parsed::<String>(key)?.as_deref() {
+            None => Ok(None),
+            Some("" | "true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(_) => Err(Problem::new(Code::InvalidQuery, format!("query parameter `{key}` is `true` or `false`"))),
+        }
     }
 
     /// How many items a page shall have.

@@ -23,7 +23,7 @@ fn check(request: &Request, allowed: Option<&[String]>) -> Result<()> {
     if let Some(allowed) = allowed
         && !host.as_ref().is_some_and(|host| is_allowed(host, allowed))
     {
-        let detail = "the `Host` of the request is not a name of this server; the operator can allow it";
+        let detail = "the `Host` of the request is not a name of this server; `--allowed-host` allows more";
         return Err(Problem::new(Code::ForeignHost, detail));
     }
     if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {

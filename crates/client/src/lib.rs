@@ -128,13 +128,11 @@ impl Client {
     async fn json(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
         let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
         let response = request.send().await.map_err(unreachable)?;
-        let status = response.status();
-        let body = response.text().await.map_err(unreachable)?;
-        let value = serde_json::from_str(&body);
-        if status.is_success() {
-            return value.map_err(|source| ClientError::NotJson { url: url.to_owned(), source });
+        if !response.status().is_success() {
+            return Err(refused(response).await);
         }
-        Err(ClientError::Refused(Refused { status: status.as_u16(), problem: value.unwrap_or(Value::String(body)) }))
+        let body = response.text().await.map_err(unreachable)?;
+        serde_json::from_str(&body).map_err(|source| ClientError::NotJson { url: url.to_owned(), source })
     }
 
     fn url(&self, path: &str, query: &[(&str, String)]) -> String {
@@ -145,6 +143,13 @@ impl Client {
         }
         url
     }
+}
+
+async fn refused(response: reqwest::Response) -> ClientError {
+    let status = response.status().as_u16();
+    let body = response.text().await.unwrap_or_default();
+    let problem = serde_json::from_str(&body).unwrap_or(Value::String(body));
+    ClientError::Refused(Refused { status, problem })
 }
 
 fn is_loopback(base: &str) -> bool {

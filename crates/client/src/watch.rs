@@ -8,7 +8,7 @@ use eventsource_stream::{Event, EventStreamError, Eventsource};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 
-use crate::{Client, ClientError, Refused};
+use crate::{Client, ClientError};
 
 /// Reconnects in a row without an event between them, before the stream counts as lost.
 const RECONNECTS_MAX: u32 = 30;
@@ -97,11 +97,7 @@ impl Watch {
                 Ok(())
             }
             Ok(response) if response.status().is_server_error() => self.wait().await,
-            Ok(response) => {
-                let status = response.status().as_u16();
-                let problem = response.json().await.unwrap_or(Value::Null);
-                Err(ClientError::Refused(Refused { status, problem }))
-            }
+            Ok(response) => Err(crate::refused(response).await),
             Err(source) if self.last_event_id.is_empty() => Err(ClientError::Unreachable { url, source }),
             Err(_) => self.wait().await,
         }

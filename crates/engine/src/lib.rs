@@ -24,7 +24,7 @@ pub use artifact::{Artifact, ArtifactFile};
 pub use backend::Backend;
 pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
-pub use plan::{Plan, PlanSummary, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, plan};
+pub use plan::{Plan, PlanSummary, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan};
 pub use sources::{Source, Sources};
 
 /// Version of the engine, recorded in manifests and part of a plan's identity.

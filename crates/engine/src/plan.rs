@@ -12,7 +12,7 @@ mod tokens;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::{Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable};
+use checkpoint::{Access, Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable};
 use recipe::{FloatDtype, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
@@ -114,9 +114,27 @@ pub(crate) enum Work {
     Merge(Box<dyn Merge>),
 }
 
-/// Plans a merge, or says everything that stands in its way.
+/// Checks a recipe, opens its models and plans the merge, or says everything that stands in its way.
+pub fn open_and_plan(recipe: &Recipe, access: &Access, settings: &Settings) -> Result<(Plan, Sources), Refusal> {
+    let (method, warnings) = check(recipe)?;
+    let sources = Sources::open(recipe, access).map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
+    let plan = plan_checked(recipe, &sources, settings, method, warnings)?;
+    Ok((plan, sources))
+}
+
+/// Plans a merge of models that are open already.
 pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<Plan, Refusal> {
     let (method, warnings) = check(recipe)?;
+    plan_checked(recipe, sources, settings, method, warnings)
+}
+
+fn plan_checked(
+    recipe: &Recipe,
+    sources: &Sources,
+    settings: &Settings,
+    method: &dyn Method,
+    warnings: Vec<Problem>,
+) -> Result<Plan, Refusal> {
     let slices = slices(recipe);
     let text = serde_json::to_value(recipe).expect("a recipe is plain data");
     let seed = recipe.options.random_seed.unwrap_or_else(|| seed_of(&text));

@@ -219,31 +219,21 @@ fn absolute(path: &Path) -> Result<PathBuf, Failure> {
 fn read(path: &Path) -> Result<Values, Failure> {
     let refused = |error: String| Failure::refused(format!("{}: {error}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|e| refused(e.to_string()))?;
-    let names: toml::Table = toml::from_str(&text).map_err(|e| refused(e.to_string()))?;
+    let table: toml::Table = toml::from_str(&text).map_err(|e| refused(e.to_string()))?;
     // the flattened part hides unknown names from serde, so they are looked for here
-    if let Some(unknown) = names.keys().find(|name| !NAMES.contains(&name.as_str())) {
-        let advice =
-            recipe::nearest(unknown, NAMES.iter().copied()).map_or(String::new(), |n| format!("; did you mean `{n}`?"));
+    let known = names();
+    if let Some(unknown) = table.keys().find(|name| !known.contains(name)) {
+        let near = recipe::nearest(unknown, known.iter().map(String::as_str));
+        let advice = near.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
         return Err(refused(format!("unknown setting `{unknown}`{advice}")));
     }
     toml::from_str(&text).map_err(|e| refused(e.to_string()))
 }
 
-const NAMES: &[&str] = &[
-    "listen",
-    "insecure_listen",
-    "allowed_host",
-    "database",
-    "data_dir",
-    "source_root",
-    "output_root",
-    "workers",
-    "memory",
-    "threads",
-    "shard_bytes",
-    "log",
-    "log_format",
-];
+/// Names of all settings, as in the file.
+fn names() -> Vec<String> {
+    Values::augment_args(clap::Command::new("")).get_arguments().map(|arg| arg.get_id().to_string()).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -280,8 +270,8 @@ mod tests {
             .collect();
         let named: Vec<&str> =
             uncommented.iter().chain(&text.lines().collect::<Vec<_>>()).filter_map(|l| l.split(" = ").next()).collect();
-        for name in NAMES {
-            assert!(named.contains(name), "the example does not show `{name}`");
+        for name in names() {
+            assert!(named.contains(&name.as_str()), "the example does not show `{name}`");
         }
     }
 

@@ -6,7 +6,8 @@ use crate::cli::CancelArgs;
 use crate::report::Failure;
 
 pub async fn run(args: CancelArgs) -> Result<(), Failure> {
-    let job = Client::new(&args.server.url)?.cancel(&args.job).await?;
+    let cancelled = Client::new(&args.server.url)?.cancel(&args.job).await;
+    let job = cancelled.map_err(|e| Failure::client(e, args.server.json))?;
     if args.server.json {
         println!("{job}");
     } else {

@@ -28,11 +28,11 @@ fn check(text: &str, lenient: bool) -> Result<(Vec<Problem>, Vec<String>), Refus
     let recipe = Recipe::parse(text, lenient)?;
     let (_, warnings) = engine::check(&recipe)?;
     let elsewhere = Sources::elsewhere(&recipe, &Access::Anywhere);
-    let sources = Sources::open_but(&elsewhere, &recipe, &Access::Anywhere)
-        .map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
-    if !elsewhere.is_empty() {
-        return Ok((warnings, elsewhere.iter().map(|m| m.to_string()).collect()));
+    if elsewhere.is_empty() {
+        let (plan, _) = engine::open_and_plan(&recipe, &Access::Anywhere, &Settings::default())?;
+        return Ok((plan.warnings, Vec::new()));
     }
-    let plan = engine::plan(&recipe, &sources, &Settings::default())?;
-    Ok((plan.warnings, Vec::new()))
+    Sources::open_but(&elsewhere, &recipe, &Access::Anywhere)
+        .map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
+    Ok((warnings, elsewhere.iter().map(|m| m.to_string()).collect()))
 }

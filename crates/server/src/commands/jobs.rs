@@ -10,7 +10,7 @@ pub async fn run(args: JobsArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server.url)?;
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.status.into_iter().map(|status| ("status", status)));
-    let page = client.jobs(&query).await?;
+    let page = client.jobs(&query).await.map_err(|e| Failure::client(e, args.server.json))?;
     let jobs = page["data"].as_array().cloned().unwrap_or_default();
     for job in &jobs {
         if args.server.json {

@@ -25,9 +25,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
 /// Plans with any models of this machine: the caller reads with its own rights.
 pub fn plan(text: &str, lenient: bool, settings: &Settings) -> Result<(Plan, Sources), Refusal> {
     let recipe = Recipe::parse(text, lenient)?;
-    engine::check(&recipe)?;
-    let sources = Sources::open(&recipe, &Access::Anywhere)?;
-    Ok((engine::plan(&recipe, &sources, settings)?, sources))
+    engine::open_and_plan(&recipe, &Access::Anywhere, settings)
 }
 
 fn print(summary: &PlanSummary) {

@@ -1,5 +1,6 @@
 //! `amalgam serve`: the API, with workers inside.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use api::{Api, ApiConfig};
@@ -29,7 +30,7 @@ pub async fn run(args: ServeArgs) -> Result<(), Failure> {
 
 /// A server that runs, and the workers inside it.
 pub struct Server {
-    /// `http://...`, where it really listens.
+    /// `http://...`, where it can be reached from this machine.
     pub url: String,
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
@@ -52,7 +53,7 @@ impl Server {
             workers.spawn(worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone()));
         }
         tracing::info!(%address, workers = config.workers, "serving");
-        Ok(Server { url: format!("http://{address}"), shutdown, serving, workers, store })
+        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, workers, store })
     }
 
     /// Waits until a part of the server ends by itself, which none should.
@@ -71,6 +72,14 @@ impl Server {
         self.store.close().await;
         served.map_err(Failure::failed)
     }
+}
+
+/// An address that means all of this machine's is none to connect to.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+    }
+    address
 }
 
 pub async fn open_store(config: &Config) -> Result<Store, Failure> {
