@@ -1,5 +1,7 @@
 //! All that can be said of a recipe without its models.
 
+use std::collections::BTreeSet;
+
 use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
 
 use crate::methods::{self, About, Base, Default, METHODS, Method, Scope};
@@ -73,8 +75,12 @@ impl Findings<'_> {
 
     fn parameter_names(&mut self, slices: &[Slice<'_>]) {
         self.level("/parameters", &self.recipe.parameters, false);
+        let mut seen = BTreeSet::new();
         for slice in slices {
-            self.level(&format!("{}/parameters", slice.pointer), slice.parameters, false);
+            // the slices of one module share its level
+            for (pointer, parameters) in slice.levels.iter().filter(|(pointer, _)| seen.insert(pointer)) {
+                self.level(&format!("{pointer}/parameters"), parameters, false);
+            }
             for source in &slice.sources {
                 self.level(&format!("{}/parameters", source.pointer), source.parameters, true);
             }
@@ -222,12 +228,15 @@ impl Findings<'_> {
                 self.error(&format!("{}/layer_range", source.pointer), "unequal_layer_ranges", detail);
             }
         }
-        if slices.iter().all(|s| s.sources.iter().all(|s| s.range.is_some_and(|r| r.is_empty()))) {
-            self.error(
-                "/slices",
-                "invalid_value",
-                "the slices have no layer between them; give at least one a layer_range that is not empty",
-            );
+        for of_module in slices.chunk_by(|a, b| a.module == b.module) {
+            if of_module.iter().all(|s| s.sources.iter().all(|s| s.range.is_some_and(|r| r.is_empty()))) {
+                let pointer = of_module[0].pointer.rsplit_once('/').map_or("", |(list, _)| list);
+                self.error(
+                    pointer,
+                    "invalid_value",
+                    "the slices have no layer between them; give at least one a layer_range that is not empty",
+                );
+            }
         }
     }
 
@@ -273,7 +282,7 @@ impl Findings<'_> {
     fn trial(&mut self, method: &dyn Method, slices: &[Slice<'_>]) {
         let names_set = parameters::names_set(self.recipe, slices);
         for slice in slices {
-            let levels = slice.sources.iter().map(|s| s.parameters).chain([slice.parameters, &self.recipe.parameters]);
+            let levels = slice.all_levels().map(|(_, parameters)| parameters).chain([&self.recipe.parameters]);
             if !levels.flat_map(|parameters| parameters.values()).all(is_constant) {
                 continue;
             }

@@ -28,7 +28,8 @@ fn levels<'a>(
     source: Option<&'a SliceSource<'_>>,
 ) -> impl Iterator<Item = (&'a str, &'a Parameters)> {
     let of_source = source.map(|source| (source.pointer.as_str(), source.parameters));
-    of_source.into_iter().chain([(slice.pointer.as_str(), slice.parameters), ("", &recipe.parameters)])
+    let of_slice = slice.levels.iter().map(|(pointer, parameters)| (pointer.as_str(), *parameters));
+    of_source.into_iter().chain(of_slice).chain([("", &recipe.parameters)])
 }
 
 /// Whether any level that counts for this source sets the parameter.
@@ -38,7 +39,7 @@ pub(crate) fn is_set(recipe: &Recipe, slice: &Slice<'_>, source: Option<&SliceSo
 
 /// Every parameter that anything in the whole recipe sets.
 pub(crate) fn names_set<'a>(recipe: &'a Recipe, slices: &[Slice<'a>]) -> BTreeSet<&'a str> {
-    let of_slices = slices.iter().flat_map(|s| s.sources.iter().map(|s| s.parameters).chain([s.parameters]));
+    let of_slices = slices.iter().flat_map(|s| s.all_levels().map(|(_, parameters)| parameters));
     of_slices.chain([&recipe.parameters]).flat_map(Parameters::keys).map(String::as_str).collect()
 }
 

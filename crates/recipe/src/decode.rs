@@ -146,7 +146,8 @@ impl Decoder {
         }
         self.refuse_moe(node)?;
         self.read_lenient(node);
-        let top = self.object(node, "", TOP_KEYS, "a recipe: a map with `merge_method` and `models` or `slices`")?;
+        let top =
+            self.object(node, "", TOP_KEYS, "a recipe: a map with `merge_method` and `models`, `slices` or `modules`")?;
         let merge_method = self.method_name(&top);
         let content = self.content(&top);
         let base_model = self.optional(&top, "base_model", Decoder::model_ref);
@@ -216,33 +217,62 @@ impl Decoder {
     }
 
     fn content(&mut self, top: &Object<'_>) -> Option<Content> {
-        if let Some((_, pointer)) = top.get("modules") {
-            self.error(
-                &pointer,
-                "not_yet",
-                "`modules` is not supported yet; write `models` to merge every module alike",
-            );
-            return None;
-        }
-        // an empty list counts as absent, as it does for mergekit
-        let filled =
-            |key: &str| top.get(key).filter(|(node, _)| !matches!(&node.kind, Kind::List(items) if items.is_empty()));
-        match (filled("models"), filled("slices")) {
-            (Some(_), Some((_, pointer))) => {
-                self.error(&pointer, "conflict", "`models` and `slices` exclude each other; keep one");
-                None
-            }
-            (None, None) => {
+        let filled: Vec<(&str, &Node, String)> = ["models", "slices", "modules"]
+            .into_iter()
+            .filter_map(|key| top.get(key).filter(|(node, _)| !is_empty(node)).map(|(node, at)| (key, node, at)))
+            .collect();
+        match filled.as_slice() {
+            [] => {
                 self.error(
-                    "",
+                    &top.pointer,
                     "missing",
-                    "write `models` (whole models) or `slices` (layers of models), with at least one entry",
+                    "write `models` (whole models), `slices` (layers of models) or `modules` (either, for each part of models that have several), with at least one entry",
                 );
                 None
             }
-            (Some((node, pointer)), None) => self.models(node, &pointer).map(Content::Models),
-            (None, Some((node, pointer))) => self.slices(node, &pointer).map(Content::Slices),
+            [("models", node, pointer)] => self.models(node, pointer).map(Content::Models),
+            [("slices", node, pointer)] => self.slices(node, pointer).map(Content::Slices),
+            [(_, node, pointer)] => self.modules(node, pointer).map(Content::Modules),
+            [(first, ..), (second, _, pointer), ..] => {
+                self.error(pointer, "conflict", format!("`{first}` and `{second}` exclude each other; keep one"));
+                None
+            }
         }
+    }
+
+    fn modules(&mut self, node: &Node, pointer: &str) -> Option<Vec<(String, ModuleRecipe)>> {
+        let Kind::Map(entries) = &node.kind else {
+            self.wrong_type(pointer, node, "a map from the names of modules to their `models` or `slices`");
+            return None;
+        };
+        if entries.len() > limits::MODULES_MAX {
+            let detail = format!("has {} modules; at most {} are accepted", entries.len(), limits::MODULES_MAX);
+            self.error(pointer, "too_many", detail);
+            return None;
+        }
+        let modules: Vec<_> = entries
+            .iter()
+            .map(|(key, value)| {
+                let at = format!("{pointer}/{}", escape(&key.name));
+                Some((key.name.clone(), self.module(value, &at)?))
+            })
+            .collect();
+        modules.into_iter().collect()
+    }
+
+    fn module(&mut self, node: &Node, pointer: &str) -> Option<ModuleRecipe> {
+        let object =
+            self.object(node, pointer, &["models", "slices", "parameters"], "a map with `models` or `slices`")?;
+        let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
+        let content = match self.content(&object)? {
+            Content::Models(models) => ModuleContent::Models(models),
+            Content::Slices(slices) => ModuleContent::Slices(slices),
+            Content::Modules(_) => {
+                self.error(pointer, "invalid_type", "a module has `models` or `slices`, no modules of its own");
+                return None;
+            }
+        };
+        Some(ModuleRecipe { content, parameters })
     }
 
     fn models(&mut self, node: &Node, pointer: &str) -> Option<Vec<InputModel>> {
@@ -481,6 +511,15 @@ impl Decoder {
             self.wrong_type(pointer, node, expected);
         }
         number
+    }
+}
+
+/// An empty list counts as absent, as it does for mergekit.
+fn is_empty(node: &Node) -> bool {
+    match &node.kind {
+        Kind::List(items) => items.is_empty(),
+        Kind::Map(entries) => entries.is_empty(),
+        _ => false,
     }
 }
 

@@ -13,8 +13,8 @@ pub use model_ref::ModelRef;
 pub use problem::{Positions, Problem, Refusal, escape, nearest};
 pub use setting::{Condition, Parameters, Scalar, Setting, Value};
 pub use types::{
-    Content, FloatDtype, InputModel, InputSlice, LayerRange, Options, OutputSlice, Recipe, TokenRecipe, TokenSource,
-    TokenizerRecipe, TokenizerSource,
+    Content, FloatDtype, InputModel, InputSlice, LayerRange, ModuleContent, ModuleRecipe, Options, OutputSlice, Recipe,
+    TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource,
 };
 
 /// Named limits of a recipe: past them it is refused before it is understood.
@@ -35,6 +35,8 @@ pub mod limits {
     pub const ALIASES_MAX: usize = 2_000;
     /// Models, or sources of one slice.
     pub const MODELS_MAX: usize = 64;
+    /// Modules of one recipe: far above what any family has.
+    pub const MODULES_MAX: usize = 64;
     /// Output slices.
     pub const SLICES_MAX: usize = 4_096;
     /// Layers of one source: far above any model, far below what would exhaust memory.

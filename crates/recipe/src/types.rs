@@ -56,14 +56,15 @@ impl Recipe {
     pub fn models(&self) -> Vec<(String, &ModelRef)> {
         let mut models: Vec<(String, &ModelRef)> = Vec::new();
         match &self.content {
-            Content::Models(list) => {
-                models.extend(list.iter().enumerate().map(|(i, m)| (format!("/models/{i}/model"), &m.model)));
-            }
-            Content::Slices(slices) => {
-                for (i, slice) in slices.iter().enumerate() {
-                    let pointer = |j: usize| format!("/slices/{i}/sources/{j}/model");
-                    models.extend(slice.sources.iter().enumerate().map(|(j, s)| (pointer(j), &s.model)));
-                    models.extend(slice.base_model.iter().map(|m| (format!("/slices/{i}/base_model"), m)));
+            Content::Models(list) => models.extend(models_of(list, "")),
+            Content::Slices(slices) => models.extend(models_of_slices(slices, "")),
+            Content::Modules(modules) => {
+                for (name, module) in modules {
+                    let pointer = format!("/modules/{}", escape(name));
+                    match &module.content {
+                        ModuleContent::Models(list) => models.extend(models_of(list, &pointer)),
+                        ModuleContent::Slices(slices) => models.extend(models_of_slices(slices, &pointer)),
+                    }
                 }
             }
         }
@@ -91,12 +92,50 @@ impl Recipe {
     }
 }
 
-/// Whole models, or slices of their layers.
+fn models_of<'a>(list: &'a [InputModel], above: &str) -> Vec<(String, &'a ModelRef)> {
+    list.iter().enumerate().map(|(i, m)| (format!("{above}/models/{i}/model"), &m.model)).collect()
+}
+
+fn models_of_slices<'a>(slices: &'a [OutputSlice], above: &str) -> Vec<(String, &'a ModelRef)> {
+    let mut models = Vec::new();
+    for (i, slice) in slices.iter().enumerate() {
+        let pointer = |j: usize| format!("{above}/slices/{i}/sources/{j}/model");
+        models.extend(slice.sources.iter().enumerate().map(|(j, s)| (pointer(j), &s.model)));
+        models.extend(slice.base_model.iter().map(|m| (format!("{above}/slices/{i}/base_model"), m)));
+    }
+    models
+}
+
+/// Whole models, slices of their layers, or either for each module of models that have several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     Models(Vec<InputModel>),
     Slices(Vec<OutputSlice>),
+    /// By name, in the order of the text.
+    #[serde(serialize_with = "as_map")]
+    Modules(Vec<(String, ModuleRecipe)>),
+}
+
+/// What becomes of one module, such as the text decoder of a vision-language model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModuleRecipe {
+    #[serde(flatten)]
+    pub content: ModuleContent,
+    #[serde(skip_serializing_if = "Parameters::is_empty")]
+    pub parameters: Parameters,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModuleContent {
+    Models(Vec<InputModel>),
+    Slices(Vec<OutputSlice>),
+}
+
+/// Pairs as the map that they were in the text.
+fn as_map<T: Serialize, S: serde::Serializer>(pairs: &[(String, T)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -175,7 +214,7 @@ pub struct Options {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenizerRecipe {
     pub source: TokenizerSource,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
     pub tokens: Vec<(String, TokenRecipe)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_to_multiple_of: Option<u32>,

@@ -1,10 +1,13 @@
 //! What stands in a merge's way, collected; and what is found of the whole recipe, not of one tensor.
 
+use std::collections::BTreeMap;
+
 use checkpoint::{ShardLayout, layout_shards};
-use recipe::{Problem, Refusal};
+use recipe::{Parameters, Problem, Refusal};
 use serde_json::Value;
 
 use super::{Planner, Settings, TensorTask};
+use crate::slices::Slice;
 
 /// Findings of one kind at one place that are told one by one; of the rest their number is told.
 const ALIKE_TOLD_MAX: usize = 3;
@@ -77,9 +80,9 @@ impl Planner<'_> {
     /// A filter that no tensor matches is most likely a typo.
     pub(super) fn filters(&mut self, tasks: &[TensorTask]) {
         let slices = self.slices;
-        let of_sources = slices.iter().flat_map(|s| s.sources.iter().map(|s| (s.pointer.as_str(), s.parameters)));
-        let of_slices = slices.iter().map(|s| (s.pointer.as_str(), s.parameters));
-        for (pointer, parameters) in of_sources.chain(of_slices).chain([("", &self.recipe.parameters)]) {
+        let of_slices = slices.iter().flat_map(Slice::all_levels);
+        let levels: BTreeMap<&str, &Parameters> = of_slices.chain([("", &self.recipe.parameters)]).collect();
+        for (pointer, parameters) in levels {
             for (name, setting) in parameters {
                 for filter in setting.filters().filter(|f| *f != "*") {
                     let matches =
