@@ -68,7 +68,9 @@ pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path)
     }
     beside.extend(carry(execution, dir)?);
     beside.push(write(dir, "recipe.yml", recipe_text.as_bytes())?);
-    beside.push(write(dir, "README.md", card(plan, recipe_text).as_bytes())?);
+    if plan.options.write_model_card {
+        beside.push(write(dir, "README.md", card(plan, recipe_text).as_bytes())?);
+    }
     let shards: Result<Vec<_>, _> =
         plan.shards.par_iter().map(|shard| digest_shard(execution, dir, &shard.file_name)).collect();
     let mut files = shards?;
@@ -107,8 +109,11 @@ fn index(plan: &Plan) -> Value {
 /// Which files of which sources are carried into the artifact as they are.
 fn carried<'a>(plan: &Plan, sources: &'a Sources) -> Vec<(&'a Path, &'static str)> {
     let dir = |source: usize| sources.list[source].checkpoint.dir.as_path();
-    let vocabulary = if plan.tokenizer_json.is_some() { &[] } else { VOCABULARY };
-    let of_tokenizer = TOKENIZER.iter().chain(vocabulary).map(|name| (dir(plan.tokenizer_donor), *name));
+    // a tokenizer that the recipe asks for is written whatever the option says
+    let asked_for = plan.options.copy_tokenizer || !plan.tokenizer_digests.is_empty();
+    let tokenizer = if asked_for { TOKENIZER } else { &[] };
+    let vocabulary = if asked_for && plan.tokenizer_json.is_none() { VOCABULARY } else { &[] };
+    let of_tokenizer = tokenizer.iter().chain(vocabulary).map(|name| (dir(plan.tokenizer_donor), *name));
     let all = CARRIED.iter().map(|name| (dir(plan.donor), *name)).chain(of_tokenizer);
     all.filter(|(dir, name)| dir.join(name).is_file()).collect()
 }

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use checkpoint::{Access, Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable};
-use recipe::{FloatDtype, Problem, Recipe, Refusal};
+use recipe::{FloatDtype, Options, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
 use crate::check::{base_of, check};
@@ -78,6 +78,8 @@ pub struct Plan {
     /// SHA-256 of the tokenizers whose tokens rows were matched by.
     pub(crate) tokenizer_digests: Vec<String>,
     pub(crate) recipe: Value,
+    /// Whether a README is written, and whether the tokenizer is carried along.
+    pub(crate) options: Options,
     pub(crate) models: Vec<String>,
     pub(crate) settings: Settings,
 }
@@ -357,6 +359,7 @@ impl Planner<'_> {
             tokenizer_digests,
             tokenizer_json: merged.map(|t| t.output.tokenizer_json.clone()),
             recipe,
+            options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
             settings: settings.clone(),
         };

@@ -151,6 +151,26 @@ fn an_artifact_is_complete_and_its_digests_are_right() {
 }
 
 #[test]
+fn card_and_tokenizer_are_left_out_where_the_recipe_says_so() {
+    let models = Models::new(&llamas(2, Dtype::F32));
+    let tokenizer =
+        serde_json::json!({"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}, "added_tokens": []});
+    for name in ["a", "b"] {
+        std::fs::write(models.dir.path().join(name).join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        std::fs::write(models.dir.path().join(name).join("tokenizer_config.json"), "{}").unwrap();
+    }
+    let options = "options: {copy-tokenizer: false, write-model-card: false}\n";
+    let (out, artifact) = models.merge(&format!("{LINEAR}{options}"));
+    let mut paths: Vec<&str> = artifact.files.iter().map(|f| f.path.as_str()).collect();
+    paths.sort_unstable();
+    assert_eq!(paths, ["config.json", "model.safetensors", "recipe.yml"]);
+    std::fs::remove_dir_all(&out).unwrap();
+    // a tokenizer that is asked for is there, also when merging it changed nothing
+    let (out, _) = models.merge(&format!("{LINEAR}{options}tokenizer: {{source: union}}\n"));
+    assert!(out.join("tokenizer.json").exists() && out.join("tokenizer_config.json").exists());
+}
+
+#[test]
 fn shards_hold_every_tensor_once_under_an_index() {
     let models = Models::new(&llamas(2, Dtype::F32));
     let recipe = format!("{LINEAR}options: {{out_shard_size: 400}}\n");

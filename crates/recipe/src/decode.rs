@@ -1,5 +1,6 @@
 //! From the tree of nodes to a [`Recipe`], collecting every problem on the way.
 
+mod options;
 mod parameters;
 mod tokenizer;
 
@@ -441,22 +442,6 @@ impl Decoder {
                 None
             }
         }
-    }
-
-    fn options(&mut self, node: &Node, pointer: &str) -> Option<Options> {
-        let object = self.object(
-            node,
-            pointer,
-            &["allow_crimes", "allow_missing_tensors", "allow_non_finite", "out_shard_size", "random_seed"],
-            "a map of options",
-        )?;
-        Some(Options {
-            allow_crimes: self.optional(&object, "allow_crimes", Decoder::boolean).unwrap_or(false),
-            allow_non_finite: self.optional(&object, "allow_non_finite", Decoder::boolean).unwrap_or(false),
-            allow_missing_tensors: self.optional(&object, "allow_missing_tensors", Decoder::boolean).unwrap_or(false),
-            out_shard_size: self.optional(&object, "out_shard_size", Decoder::count),
-            random_seed: self.optional(&object, "random_seed", Decoder::count),
-        })
     }
 
     fn text(&mut self, node: &Node, pointer: &str) -> Option<String> {

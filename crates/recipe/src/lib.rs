@@ -14,7 +14,7 @@ pub use problem::{Positions, Problem, Refusal, escape, nearest};
 pub use setting::{Condition, Parameters, Scalar, Setting, Value};
 pub use types::{
     Content, FloatDtype, InputModel, InputSlice, LayerRange, ModuleContent, ModuleRecipe, Options, OutputSlice, Recipe,
-    TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource,
+    TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource, UnknownTensors,
 };
 
 /// Named limits of a recipe: past them it is refused before it is understood.
@@ -41,6 +41,10 @@ pub mod limits {
     pub const SLICES_MAX: usize = 4_096;
     /// Layers of one source: far above any model, far below what would exhaust memory.
     pub const LAYERS_MAX: u32 = 100_000;
+    /// Entries of `options`.
+    pub const OPTIONS_MAX: usize = 64;
+    /// Bytes of an output shard that a recipe may ask for.
+    pub const SHARD_BYTES_MAX: f64 = 9.0e15;
     /// Problems reported at once.
     pub const PROBLEMS_MAX: usize = 50;
 }

@@ -193,8 +193,9 @@ pub enum FloatDtype {
     Bfloat16,
 }
 
-/// What mergekit's command line would say, where it still means something.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+/// What mergekit's command line would say, where it still means something. What is as by default is not recorded, so that
+/// an option added here changes no digest.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Options {
     /// Merge models of different `architectures` if their tensors agree.
     pub allow_crimes: bool,
@@ -208,6 +209,48 @@ pub struct Options {
     /// Recorded in the manifest; methods without randomness do not use it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub random_seed: Option<u64>,
+    /// Carry the tokenizer of the base or first model along; a merged one is written in any case.
+    #[serde(skip_serializing_if = "bool::clone")]
+    pub copy_tokenizer: bool,
+    #[serde(skip_serializing_if = "bool::clone")]
+    pub write_model_card: bool,
+    /// Cut vocabularies of different sizes to the smallest, where no tokenizer is merged.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unsafe_truncate_embeddings: bool,
+    #[serde(skip_serializing_if = "UnknownTensors::is_error")]
+    pub unknown_tensors: UnknownTensors,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            allow_crimes: false,
+            allow_non_finite: false,
+            allow_missing_tensors: false,
+            out_shard_size: None,
+            random_seed: None,
+            copy_tokenizer: true,
+            write_model_card: true,
+            unsafe_truncate_embeddings: false,
+            unknown_tensors: UnknownTensors::Error,
+        }
+    }
+}
+
+/// What becomes of tensors that do not belong to the model's architecture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnknownTensors {
+    #[default]
+    Error,
+    /// They are copied from the base or first model.
+    Copy,
+}
+
+impl UnknownTensors {
+    fn is_error(&self) -> bool {
+        *self == UnknownTensors::Error
+    }
 }
 
 /// Which vocabulary the output has, and whose rows its tokens take.
