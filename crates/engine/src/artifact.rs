@@ -12,12 +12,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use crate::architecture::FAMILIES;
 use crate::execute::Execution;
 use crate::{ExecuteError, Plan, Sources};
 
 /// Files that travel along from the donor when it has them. Code is not among them.
-const CARRIED: &[&str] =
-    &["generation_config.json", "preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"];
+fn travelling() -> impl Iterator<Item = &'static str> {
+    std::iter::once("generation_config.json").chain(FAMILIES.files.iter().map(String::as_str))
+}
+
 /// Files of the tokenizer, which may have a donor of its own.
 const TOKENIZER: &[&str] =
     &["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
@@ -114,15 +117,16 @@ fn carried<'a>(plan: &Plan, sources: &'a Sources) -> Vec<(&'a Path, &'static str
     let tokenizer = if asked_for { TOKENIZER } else { &[] };
     let vocabulary = if asked_for && plan.tokenizer_json.is_none() { VOCABULARY } else { &[] };
     let of_tokenizer = tokenizer.iter().chain(vocabulary).map(|name| (dir(plan.tokenizer_donor), *name));
-    let all = CARRIED.iter().map(|name| (dir(plan.donor), *name)).chain(of_tokenizer);
+    let all = travelling().map(|name| (dir(plan.donor), name)).chain(of_tokenizer);
     all.filter(|(dir, name)| dir.join(name).is_file()).collect()
 }
 
 /// What is wrong with the files of a source that may be carried: at submit, not when the merge is done.
 pub(crate) fn unreadable(source: &crate::Source, access: &checkpoint::Access) -> Vec<String> {
     let dir = &source.checkpoint.dir;
-    let present =
-        CARRIED.iter().chain(TOKENIZER).chain(VOCABULARY).filter(|name| dir.join(name).symlink_metadata().is_ok());
+    let present = travelling()
+        .chain(TOKENIZER.iter().chain(VOCABULARY).copied())
+        .filter(|name| dir.join(name).symlink_metadata().is_ok());
     present
         .filter_map(|name| match access.resolve_file(&dir.join(name)).map(std::fs::metadata) {
             Ok(Ok(metadata)) if metadata.is_file() && metadata.len() <= checkpoint::limits::JSON_BYTES_MAX => None,

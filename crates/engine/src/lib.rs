@@ -3,6 +3,7 @@
 //! Invariants: synchronous, and no input makes it panic; a plan is made from headers alone; the bytes of an output
 //! depend on recipe, inputs and seed, never on threads, tiles or the backend.
 
+mod architecture;
 pub mod artifact;
 pub mod backend;
 mod check;

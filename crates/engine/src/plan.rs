@@ -5,6 +5,7 @@
 mod config;
 mod drafts;
 mod findings;
+mod missing;
 mod model;
 mod summary;
 mod tokens;
@@ -23,6 +24,7 @@ use crate::rows::Gather;
 use crate::slices::{Slice, slices};
 use crate::{Sources, layers};
 use drafts::{Draft, drafts};
+use missing::Missing;
 pub(crate) use model::ModelStatistics;
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
 use tokens::Tokens;
@@ -149,6 +151,7 @@ fn plan_checked(
         seed,
         problems: Vec::new(),
         inputs: 0,
+        missing: Missing::default(),
         alike: BTreeMap::new(),
         warnings,
     };
@@ -163,8 +166,9 @@ fn plan_checked(
     let over_model = planner.model_statistics(method, &tasks);
     planner.filters(&tasks);
     let shards = planner.shards(&tasks, settings);
+    let config = planner.config(planner.donor(), &tasks);
     planner.refuse_if_any()?;
-    Ok(Plan { over_model, ..planner.finish(tasks, shards, tokens, text, settings) })
+    Ok(Plan { over_model, ..planner.finish(tasks, shards, config, tokens, text, settings) })
 }
 
 pub(crate) struct Planner<'a> {
@@ -178,6 +182,7 @@ pub(crate) struct Planner<'a> {
     problems: Vec<Problem>,
     /// Inputs of all drafts so far.
     inputs: usize,
+    missing: Missing,
     /// How many findings of one kind there are at one place.
     alike: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
@@ -187,6 +192,9 @@ impl Planner<'_> {
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice].of_sources(&draft.present);
         let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
+        if draft.copied && of_tokens.is_none() {
+            return self.copied(draft, 0);
+        }
         if draft.present.len() < self.slices[draft.slice].sources.len() && self.too_few(slice) {
             if of_tokens.is_some() {
                 let detail =
@@ -198,7 +206,7 @@ impl Planner<'_> {
         }
         let (inputs, shape) = match of_tokens {
             Some(tokens) => self.gather(tokens, draft)?,
-            None => (draft.inputs.clone(), self.same_shape(draft)?),
+            None => self.of_one_shape(draft)?,
         };
         let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
         let place = Place {
@@ -274,18 +282,24 @@ impl Planner<'_> {
         Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
     }
 
-    fn same_shape(&mut self, draft: &Draft) -> Option<Vec<u64>> {
+    /// The inputs with one shape: their own where all have it, or the rows that all have, where the recipe says so.
+    fn of_one_shape(&mut self, draft: &Draft) -> Option<(Vec<TaskInput>, Vec<u64>)> {
         let first = &draft.inputs[0].place.info.shape;
         if draft.inputs.iter().all(|i| i.place.info.shape == *first) {
-            return Some(first.clone());
+            return Some((draft.inputs.clone(), first.clone()));
+        }
+        let rows_only = layers::is_vocabulary(&draft.name)
+            && !first.is_empty()
+            && draft.inputs.iter().all(|i| i.place.info.shape.get(1..) == Some(&first[1..]));
+        if rows_only && self.recipe.options.unsafe_truncate_embeddings && self.recipe.tokenizer.is_none() {
+            return Some(self.truncated(draft));
         }
         let shapes: Vec<String> = draft
             .inputs
             .iter()
             .map(|i| format!("{:?} in {:?}", i.place.info.shape, self.sources.list[i.source].model.to_string()))
             .collect();
-        let rows_only = draft.inputs.iter().all(|i| i.place.info.shape.get(1..) == first.get(1..));
-        let advice = if layers::is_vocabulary(&draft.name) && rows_only {
+        let advice = if rows_only {
             "; the vocabularies differ: add `tokenizer: {source: base}` (or `union`) to align their rows"
         } else {
             "; only tensors of one shape can be merged"
@@ -297,6 +311,25 @@ impl Planner<'_> {
             format!("tensor {:?} has the shapes {}{advice}", draft.name, shapes.join(", ")),
         );
         None
+    }
+
+    /// A vocabulary tensor cut to the fewest rows that a model has.
+    fn truncated(&mut self, draft: &Draft) -> (Vec<TaskInput>, Vec<u64>) {
+        let rows = draft.inputs.iter().map(|i| i.place.info.shape[0]).min().unwrap_or(0);
+        let mut inputs = draft.inputs.clone();
+        for input in &mut inputs {
+            let info = &mut input.place.info;
+            info.bytes = info.bytes / info.shape[0].max(1) * rows;
+            info.shape[0] = rows;
+        }
+        let pointer = self.slices[draft.slice].pointer.clone();
+        let detail = format!(
+            "tensor {:?} is cut to its first {rows} rows, whatever tokens they belong to; a `tokenizer` section would align them",
+            draft.name
+        );
+        self.warn(&pointer, "truncated", detail);
+        let shape = inputs[0].place.info.shape.clone();
+        (inputs, shape)
     }
 
     fn work(&mut self, draft: &Draft, inputs: &[TaskInput], merge: Box<dyn Merge>) -> Option<(Dtype, Work)> {
@@ -331,13 +364,13 @@ impl Planner<'_> {
         self,
         mut tasks: Vec<TensorTask>,
         shards: Vec<ShardLayout>,
+        mut config: Value,
         tokens: Option<Tokens>,
         recipe: Value,
         settings: &Settings,
     ) -> Plan {
         place_tasks(&mut tasks, &shards);
         let donor = self.donor();
-        let mut config = self.config(donor, &tasks);
         let tokenizer_donor = tokens.as_ref().map_or(donor, |t| t.donor);
         if let Some(tokens) = &tokens {
             tokens.set_config(&mut config, &self.sources.list[tokenizer_donor].checkpoint.config);

@@ -3,7 +3,7 @@
 use checkpoint::{Access, Checkpoint, CheckpointError};
 use recipe::{ModelRef, Recipe, Refusal};
 
-use crate::layers::Stacks;
+use crate::architecture::{Architecture, spell_alike};
 
 /// Every model of a recipe, each once, in the recipe's order.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct Sources {
 pub struct Source {
     pub model: ModelRef,
     pub checkpoint: Checkpoint,
-    pub(crate) stacks: Stacks,
+    pub(crate) architecture: Architecture,
 }
 
 impl Sources {
@@ -35,11 +35,12 @@ impl Sources {
                 Err((code, detail)) => problems.push(recipe.positions.problem(&pointer, code, detail)),
             }
         }
-        if problems.is_empty() {
-            Ok(Sources { list, access: access.clone() })
-        } else {
-            Err(Refusal { problems, warnings: Vec::new() })
+        if !problems.is_empty() {
+            return Err(Refusal { problems, warnings: Vec::new() });
         }
+        let donor = recipe.base_model.as_ref().and_then(|base| list.iter().position(|s: &Source| s.model == *base));
+        spell_as(&mut list, donor.unwrap_or(0));
+        Ok(Sources { list, access: access.clone() })
     }
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
@@ -55,6 +56,20 @@ impl Sources {
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
         self.list.iter()
     }
+}
+
+/// Spells the tensors of every source as the donor's are.
+fn spell_as(list: &mut [Source], donor: usize) {
+    let Some((before, rest)) = list.split_at_mut_checked(donor) else { return };
+    let Some((donor, after)) = rest.split_first_mut() else { return };
+    for source in before.iter_mut().chain(after) {
+        spell_alike(&mut source.checkpoint, &donor.checkpoint);
+        source.architecture = architecture(&source.model, &source.checkpoint);
+    }
+}
+
+fn architecture(model: &ModelRef, checkpoint: &Checkpoint) -> Architecture {
+    Architecture::of(checkpoint, model.override_architecture.as_deref())
 }
 
 type Reason = (&'static str, String);
@@ -78,8 +93,8 @@ fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
     }
     let checkpoint = Checkpoint::open(&dir, access)
         .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
-    let stacks = Stacks::of(&checkpoint);
-    Ok(Source { model: model.clone(), checkpoint, stacks })
+    let architecture = architecture(model, &checkpoint);
+    Ok(Source { model: model.clone(), checkpoint, architecture })
 }
 
 fn not_here(model: &ModelRef, error: &CheckpointError) -> Reason {

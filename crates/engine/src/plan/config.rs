@@ -5,8 +5,14 @@ use std::collections::BTreeMap;
 use checkpoint::Dtype;
 use serde_json::{Value, json};
 
-use super::{Planner, TensorTask, drafts};
+use super::{Planner, TensorTask};
+use crate::architecture::depth::{Taken, Unfit, set_depth};
+use crate::architecture::{FAMILIES, Module};
 use crate::layers;
+use crate::slices::Slice;
+
+/// Where configs say that head and embedding are one.
+const TIE_FLAGS: &[&str] = &["/tie_word_embeddings", "/text_config/tie_word_embeddings"];
 
 impl Planner<'_> {
     /// Who gives config and generation files: the base, else the first model.
@@ -14,12 +20,10 @@ impl Planner<'_> {
         self.recipe.base_model.as_ref().map_or(0, |base| self.sources.index_of(base))
     }
 
-    /// The donor's config with the depth, dtype and tied flag of what will be written.
-    pub(super) fn config(&self, donor: usize, tasks: &[TensorTask]) -> Value {
+    /// The donor's config with the depth, dtype, vocabulary size and tied flag of what will be written.
+    pub(super) fn config(&mut self, donor: usize, tasks: &[TensorTask]) -> Value {
         let mut config = self.sources.list[donor].checkpoint.config.clone();
-        if self.slices.iter().any(|s| s.sources[0].range.is_some()) {
-            layers::set_layers(&mut config, &self.layers_taken());
-        }
+        self.set_depths(&mut config, donor);
         let mut elements: BTreeMap<&str, u64> = BTreeMap::new();
         for task in tasks {
             if let Some(name) = torch_name(task.dtype) {
@@ -32,34 +36,87 @@ impl Planner<'_> {
                 config[key] = json!(name);
             }
         }
+        self.set_truncated(&mut config, tasks);
         self.set_tied(&mut config, tasks);
         config
     }
 
-    /// For each output layer, the config it comes from and its index there; the first source of a slice speaks for it.
-    fn layers_taken(&self) -> Vec<(&Value, u32)> {
-        let first = self.slices.iter().filter_map(|slice| Some((&slice.sources[0], slice.sources[0].range?)));
-        first
-            .flat_map(|(source, range)| {
-                let config = &self.sources.list[self.sources.index_of(source.model)].checkpoint.config;
-                (range.start..range.end).map(move |layer| (config, layer))
-            })
-            .collect()
+    fn set_depths(&mut self, config: &mut Value, donor: usize) {
+        let (sources, slices) = (self.sources, self.slices);
+        for of_module in slices.chunk_by(|a, b| a.module == b.module).filter(|s| !s[0].is_whole()) {
+            let Some(module) = module_of(&sources.list[donor], of_module[0].module) else { continue };
+            let taken: Option<Vec<Taken<'_>>> = layers_taken(of_module, sources).into_iter().collect();
+            for unfit in taken.map_or(Vec::new(), |taken| set_depth(config, module, &taken)) {
+                let pointer = of_module[0].pointer.rsplit_once('/').map_or("", |(list, _)| list);
+                match unfit {
+                    Unfit::Broken(detail) => self.error(pointer, "layers_do_not_fit", detail),
+                    Unfit::Doubtful(detail) => self.warn(pointer, "layers_do_not_fit", detail),
+                }
+            }
+        }
+    }
+
+    /// Where vocabularies were cut, the config says to how many rows.
+    fn set_truncated(&self, config: &mut Value, tasks: &[TensorTask]) {
+        if !self.recipe.options.unsafe_truncate_embeddings || self.recipe.tokenizer.is_some() {
+            return;
+        }
+        let is_embedding = |t: &&TensorTask| {
+            layers::is_vocabulary(&t.name) && layers::is_before_layers(&t.name) && t.parameters.shape.len() == 2
+        };
+        let Some(embedding) = tasks.iter().find(is_embedding) else { return };
+        for key in super::tokens::SIZE_KEYS {
+            if let Some(size) = config.pointer_mut(key) {
+                *size = json!(embedding.parameters.shape[0]);
+            }
+        }
     }
 
     /// Loaders ignore a head that is written where the config says it is tied, and miss one that is not.
     fn set_tied(&self, config: &mut Value, tasks: &[TensorTask]) {
-        let has_head = tasks.iter().any(|t| drafts::HEADS.contains(&t.name.as_str()));
-        let tied = |config: &Value| config.get("tie_word_embeddings") == Some(&Value::Bool(true));
-        if has_head && tied(config) {
+        let is_head = |name: &str| {
+            FAMILIES.tied_to(name).is_some() && name.ends_with(".weight") && !layers::is_before_layers(name)
+        };
+        let has_head = tasks.iter().any(|t| is_head(&t.name));
+        let says = |config: &Value, wanted: bool| {
+            TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(wanted)))
+        };
+        let lacks_head = |s: &crate::Source| !s.checkpoint.tensors.keys().any(|name| is_head(name));
+        let was_tied = self.sources.iter().any(|s| says(&s.checkpoint.config, true));
+        for flag in TIE_FLAGS {
+            if let Some(value) = config.pointer_mut(flag).filter(|_| has_head || was_tied) {
+                *value = json!(!has_head);
+            }
+        }
+        // without a flag most loaders tie; a head that not every model had is its own now
+        if has_head && !says(config, false) && self.sources.iter().any(lacks_head) {
             config["tie_word_embeddings"] = json!(false);
-        } else if !has_head
-            && config.get("tie_word_embeddings").is_some()
-            && self.sources.iter().any(|s| tied(&s.checkpoint.config))
-        {
-            config["tie_word_embeddings"] = json!(true);
         }
     }
+}
+
+fn module_of<'a>(source: &'a crate::Source, name: Option<&str>) -> Option<&'a Module> {
+    let modules = &source.architecture.modules;
+    match name {
+        Some(name) => modules.get(source.architecture.find(name)?),
+        None => modules.iter().find(|m| m.stack.is_some()),
+    }
+}
+
+/// For each output layer, where it comes from; the first source of a slice speaks for it.
+fn layers_taken<'a>(slices: &[Slice<'_>], sources: &'a crate::Sources) -> Vec<Option<Taken<'a>>> {
+    let first = slices.iter().filter_map(|slice| Some((slice, &slice.sources[0], slice.sources[0].range?)));
+    first
+        .flat_map(|(slice, source, range)| {
+            let source = &sources.list[sources.index_of(source.model)];
+            let module = module_of(source, slice.module);
+            (range.start..range.end).map(move |index| {
+                let module = module?;
+                let config = source.checkpoint.config.pointer(module.config.as_deref()?)?;
+                Some(Taken { config, index })
+            })
+        })
+        .collect()
 }
 
 fn torch_name(dtype: Dtype) -> Option<&'static str> {

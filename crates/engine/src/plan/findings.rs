@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use checkpoint::{ShardLayout, layout_shards};
 use recipe::{Parameters, Problem, Refusal};
-use serde_json::Value;
 
 use super::{Planner, Settings, TensorTask};
 use crate::slices::Slice;
@@ -16,6 +15,10 @@ impl Planner<'_> {
     pub(super) fn error(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
         let problem = self.recipe.positions.problem(pointer, code, detail);
         self.found(problem);
+    }
+
+    pub(super) fn warn(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
+        self.warnings.push(self.recipe.positions.problem(pointer, code, detail));
     }
 
     pub(super) fn found(&mut self, problem: Problem) {
@@ -45,9 +48,9 @@ impl Planner<'_> {
             return;
         }
         let first = &self.sources.list[0];
-        let expected = architecture(first);
+        let expected = &first.architecture.class;
         for source in &self.sources.list[1..] {
-            let found = architecture(source);
+            let found = &source.architecture.class;
             if found != expected {
                 let detail = format!(
                     "{:?} is a {found} and {:?} a {expected}; merge models of one architecture, or set `options: {{allow_crimes: true}}` if their tensors really mean the same",
@@ -102,7 +105,7 @@ impl Planner<'_> {
     pub(super) fn layers_and_files(&mut self) {
         for source in &self.sources.list {
             let model = source.model.to_string();
-            if let Some(reason) = source.stacks.contradiction(&source.checkpoint.config) {
+            if let Some(reason) = source.architecture.contradiction(&source.checkpoint) {
                 self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
             }
             for reason in crate::artifact::unreadable(source, &self.sources.access) {
@@ -110,13 +113,4 @@ impl Planner<'_> {
             }
         }
     }
-}
-
-fn architecture(source: &crate::Source) -> String {
-    if let Some(name) = &source.model.override_architecture {
-        return name.clone();
-    }
-    let config = &source.checkpoint.config;
-    let class = config.pointer("/architectures/0").or(config.get("model_type")).and_then(Value::as_str);
-    class.unwrap_or("model without `architectures` in its config").to_owned()
 }

@@ -13,7 +13,7 @@ use super::{Planner, TaskInput, drafts};
 use crate::rows::Gather;
 use crate::{Source, layers};
 
-const SIZE_KEYS: &[&str] = &["/vocab_size", "/text_config/vocab_size"];
+pub(super) const SIZE_KEYS: &[&str] = &["/vocab_size", "/text_config/vocab_size"];
 const ID_KEYS: &[&str] = &["bos_token_id", "eos_token_id", "pad_token_id"];
 
 /// What the output's vocabulary tensors and tokenizer files follow.

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
+mod families;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -242,7 +244,7 @@ fn what_headers_show_to_be_wrong_is_refused() {
     list[2].random("model.norm.weight", Dtype::F32, &[9], &mut 1);
     let models = Models::new(&list);
     let missing = models.refused("merge_method: linear\nmodels: [{model: a}, {model: b}]\n");
-    assert!(missing.contains(r#"tensor "model.norm.weight" is not in "b""#), "{missing}");
+    assert!(missing.contains(r#"tensor "model.norm.weight": not in "b""#), "{missing}");
     let shapes = models.refused("merge_method: linear\nmodels: [{model: a}, {model: c}]\n");
     assert!(shapes.contains(r#"[8] in "a", [9] in "c""#), "{shapes}");
     let outside = models.refused("merge_method: linear\nmodels: [{model: a}, {model: ../x}]\n");
@@ -393,7 +395,7 @@ fn a_checkpoint_that_contradicts_its_config_or_is_no_file_is_refused_at_once() {
         models.refused("merge_method: linear\nmodels: [{model: a}, {model: b}]\n")
     };
     let nothing: &dyn Fn(&Path) = &|_| {};
-    assert!(refused(nothing, 5.into()).contains("says 5 layers and its tensors have 3"));
+    assert!(refused(nothing, 5.into()).contains("says 5 layers (num_hidden_layers) and its tensors have 3"));
     assert!(refused(nothing, "two".into()).contains(r#"num_hidden_layers is "two""#));
     let pipe: &dyn Fn(&Path) = &|dir| {
         std::fs::remove_file(dir.join("model.safetensors")).unwrap();
