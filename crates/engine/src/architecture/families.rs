@@ -21,6 +21,10 @@ pub(crate) struct Families {
     pub leading_counts: Vec<String>,
     /// Every how many layers one is of another kind.
     pub periods: Vec<String>,
+    /// Periods that a family has where its config lists nothing layer by layer.
+    implied_periods: Vec<ImpliedPeriod>,
+    /// Keys for the first and the last layer of another kind.
+    pub first_and_last: Vec<FirstAndLast>,
     /// Model types whose layers share their weights, so that they have fewer than they run.
     shares_layers: Vec<String>,
     tied: Vec<Tie>,
@@ -69,6 +73,22 @@ struct Vocabulary {
     except: Vec<String>,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImpliedPeriod {
+    types: Vec<String>,
+    /// What newer configs list instead.
+    list: String,
+    period: u64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FirstAndLast {
+    pub first: String,
+    pub last: String,
+}
+
 /// Names of the bare model and of the model under a head differ in a prefix.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -92,6 +112,13 @@ impl Families {
     pub fn modules_of(&self, config: &Value) -> Option<&[ModuleRule]> {
         let says = |key: &String| config.get(key).is_some_and(|v| v.is_object() || *v == Value::Bool(true));
         self.modules.iter().find(|d| d.when.iter().any(says)).map(|d| d.modules.as_slice())
+    }
+
+    /// Every how many layers loaders make one of another kind, though this config does not say so; with the list that would.
+    pub fn implied_period(&self, config: &serde_json::Map<String, Value>) -> Option<(&str, u64)> {
+        let model_type = config.get("model_type")?.as_str()?;
+        let implied = self.implied_periods.iter().find(|p| p.types.iter().any(|t| t == model_type))?;
+        (!config.contains_key(&implied.list)).then_some((implied.list.as_str(), implied.period))
     }
 
     pub fn shares_layers(&self, model_type: &str) -> bool {

@@ -1,12 +1,13 @@
 //! The `config.json` of the output.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use checkpoint::Dtype;
 use serde_json::{Value, json};
 
 use super::{Planner, TensorTask};
-use crate::architecture::depth::{Taken, Unfit, set_depth};
+use crate::architecture::depth::{Kind, Taken, Unfit, set_depth};
 use crate::architecture::{FAMILIES, Module};
 use crate::layers;
 use crate::slices::Slice;
@@ -113,10 +114,17 @@ fn layers_taken<'a>(slices: &[Slice<'_>], sources: &'a crate::Sources) -> Vec<Op
             (range.start..range.end).map(move |index| {
                 let module = module?;
                 let config = source.checkpoint.config.pointer(module.config.as_deref()?)?;
-                Some(Taken { config, index })
+                Some(Taken { config, index, kind: kind_of(source, module, index)? })
             })
         })
         .collect()
+}
+
+fn kind_of<'a>(source: &'a crate::Source, module: &Module, index: u32) -> Option<Kind<'a>> {
+    let prefix = layers::join(&module.stack.as_ref()?.prefix, index, "");
+    let of_layer = source.checkpoint.tensors.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+    let tensors = of_layer.map_while(|(name, place)| Some((name.strip_prefix(&prefix)?, place.info.shape.as_slice())));
+    Some(Kind::new(tensors.collect()))
 }
 
 fn torch_name(dtype: Dtype) -> Option<&'static str> {
