@@ -6,14 +6,17 @@ mod access;
 mod digest;
 mod error;
 mod header;
+mod index;
 mod open;
 mod output_roots;
+mod quantised;
 mod shard;
 
 pub use access::Access;
 pub use digest::{digest_bytes, digest_file, hex};
 pub use error::CheckpointError;
 pub use header::{Header, TensorInfo};
+pub use index::Index;
 pub use open::{Checkpoint, CheckpointFile, TensorPlace};
 pub use output_roots::OutputRoots;
 pub use safetensors::Dtype;

@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::{Access, CheckpointError, Header, TensorInfo, limits};
+use crate::index::Index;
+use crate::{Access, CheckpointError, Header, TensorInfo, limits, quantised};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -42,15 +43,16 @@ pub struct TensorPlace {
 impl Checkpoint {
     pub fn open(dir: &Path, access: &Access) -> Result<Checkpoint, CheckpointError> {
         let config = read_config(dir, access)?;
-        let (names, weight_map) = shard_names(dir, access)?;
-        let mut files = Vec::with_capacity(names.len());
-        let mut headers = Vec::with_capacity(names.len());
-        for name in names {
+        let index = shard_names(dir, access)?;
+        let mut files = Vec::with_capacity(index.files.len());
+        let mut headers = Vec::with_capacity(index.files.len());
+        for name in index.files {
             let (file, header) = CheckpointFile::open(dir, name, access)?;
             files.push(file);
             headers.push(header);
         }
-        let tensors = gather(&files, headers, weight_map)?;
+        let tensors = gather(&files, headers, index.weight_map)?;
+        quantised::refuse_tensors(&tensors)?;
         Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config })
     }
 
@@ -93,13 +95,7 @@ fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
     if !config.is_object() {
         return Err(CheckpointError::malformed("config.json", "is no JSON object"));
     }
-    if let Some(method) = config.pointer("/quantization_config/quant_method") {
-        let reason = format!(
-            "is a quantised checkpoint ({}); merge the original 16-bit or 32-bit weights instead",
-            method.as_str().unwrap_or("unknown")
-        );
-        return Err(CheckpointError::Unsupported(reason));
-    }
+    quantised::refuse_config(&config)?;
     Ok(config)
 }
 
@@ -132,47 +128,28 @@ fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, C
 }
 
 /// The shards to open, and which of them each tensor is in when there is an index.
-fn shard_names(dir: &Path, access: &Access) -> Result<(Vec<String>, HashMap<String, String>), CheckpointError> {
+fn shard_names(dir: &Path, access: &Access) -> Result<Index, CheckpointError> {
     if let Some(index) = read_json(dir, INDEX, access)? {
-        let map = index.get("weight_map").and_then(Value::as_object);
-        let map = map.ok_or_else(|| CheckpointError::malformed(INDEX, "has no `weight_map`"))?;
-        let mut weight_map = HashMap::with_capacity(map.len());
-        for (tensor, file) in map {
-            weight_map.insert(tensor.clone(), plain_name(file)?);
-        }
-        let mut names: Vec<String> = weight_map.values().cloned().collect();
-        names.sort();
-        names.dedup();
-        if names.is_empty() || names.len() > limits::SHARDS_MAX {
-            return Err(CheckpointError::malformed(INDEX, format!("names {} shards", names.len())));
-        }
-        return Ok((names, weight_map));
+        return Index::parse(&index, INDEX, ".safetensors");
     }
     if dir.join(SINGLE).exists() {
-        return Ok((vec![SINGLE.to_owned()], HashMap::new()));
+        return Ok(Index::of_one(SINGLE));
     }
     Err(CheckpointError::NotACheckpoint { found: what_is_here(dir) })
-}
-
-/// A name from an index is hostile until shown plain: it must not lead out of the directory.
-fn plain_name(value: &Value) -> Result<String, CheckpointError> {
-    let name = value.as_str().unwrap_or_default();
-    if name.ends_with(".safetensors") && !name.starts_with('.') && !name.contains(['/', '\\', '\0']) {
-        return Ok(name.to_owned());
-    }
-    Err(CheckpointError::malformed(
-        INDEX,
-        format!("names the shard {value}; a plain file name ending in .safetensors is needed"),
-    ))
 }
 
 fn what_is_here(dir: &Path) -> Option<String> {
     let names: Vec<String> =
         std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     let has = |suffixes: &[&str]| names.iter().find(|n| suffixes.iter().any(|s| n.ends_with(s)));
+    if let Some(name) = has(&["pytorch_model.bin", "pytorch_model.bin.index.json"]) {
+        return Some(format!(
+            "{name} is a pickle, which no merge reads; `amalgam convert DIR NEW_DIR` makes safetensors of it"
+        ));
+    }
     if let Some(name) = has(&[".bin", ".pt", ".pth", ".ckpt"]) {
         return Some(format!(
-            "{name} is a pickle, which is never loaded; save the model as safetensors first (transformers: save_pretrained)"
+            "{name} is a pickle, which no merge reads; `amalgam convert DIR/{name} NEW_DIR` makes safetensors of it"
         ));
     }
     if let Some(name) = has(&[".gguf"]) {
