@@ -11,6 +11,8 @@ pub enum CheckpointError {
     Malformed { file: String, reason: String },
     #[error("{0}")]
     Unsupported(String),
+    #[error("stopped before it was done")]
+    Cancelled,
     #[error("{path}: {source}", path = path.file_name().unwrap_or_default().display())]
     Io { path: PathBuf, source: std::io::Error },
 }

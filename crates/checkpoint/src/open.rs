@@ -89,7 +89,7 @@ impl CheckpointFile {
     }
 }
 
-fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
+pub(crate) fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
     let config = read_json(dir, "config.json", access)?
         .ok_or_else(|| CheckpointError::malformed("config.json", "is missing"))?;
     if !config.is_object() {
@@ -100,7 +100,7 @@ fn read_config(dir: &Path, access: &Access) -> Result<Value, CheckpointError> {
 }
 
 /// Opening a pipe would wait for a writer that may never come.
-fn regular(path: &Path, name: &str) -> Result<(), CheckpointError> {
+pub(crate) fn regular(path: &Path, name: &str) -> Result<(), CheckpointError> {
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() => Err(CheckpointError::malformed(name, "is no regular file")),
         Ok(_) => Ok(()),
@@ -108,7 +108,7 @@ fn regular(path: &Path, name: &str) -> Result<(), CheckpointError> {
     }
 }
 
-fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
+pub(crate) fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
     let path = dir.join(name);
     if !path.exists() {
         return Ok(None);
