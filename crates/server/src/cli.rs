@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{ConfigArgs, MergeArgs};
+use crate::size::Bytes;
 
 /// Merges language models: as a service, or right here.
 #[derive(Debug, Parser)]
@@ -26,6 +27,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Dry run: what a merge would write and need, from headers alone.
     Plan(PlanArgs),
+    /// Make safetensors of a model that torch pickled (`pytorch_model.bin`, `.pt`, `.pth`), running nothing of it.
+    Convert(ConvertArgs),
     /// Submit a recipe to a server.
     Submit(SubmitArgs),
     /// Watch a job to its end.
@@ -84,6 +87,20 @@ pub struct PlanArgs {
     pub merge: MergeArgs,
     #[command(flatten)]
     pub reading: ReadingArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The model's directory, or one file of `torch.save`.
+    pub model: PathBuf,
+    /// The directory to make; it must not exist, or be empty.
+    pub out: PathBuf,
+    /// Size of an output shard at most.
+    #[arg(long, default_value = "5GB")]
+    pub shard_bytes: Bytes,
+    /// Write one JSON document to standard output.
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

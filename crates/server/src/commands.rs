@@ -2,6 +2,7 @@
 
 pub mod cancel;
 pub mod check;
+pub mod convert;
 pub mod demo;
 pub mod jobs;
 pub mod merge;

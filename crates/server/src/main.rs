@@ -37,6 +37,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Merge(args) => commands::merge::run(args).await,
         Command::Check(args) => commands::check::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
+        Command::Convert(args) => commands::convert::run(args).await,
         Command::Submit(args) => commands::submit::run(args).await,
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Jobs(args) => commands::jobs::run(args).await,

@@ -72,6 +72,14 @@ fn sync_dir(dir: &Path) -> Result<(), CheckpointError> {
 fn fill(conversion: &Conversion<'_>, input: &Input, work: &Path) -> Result<Written, CheckpointError> {
     let wanted = input.tensors.iter().map(|t| (t.tensor.name.clone(), t.tensor.dtype, t.tensor.shape.clone()));
     let shards = layout_shards(wanted.collect(), conversion.shard_bytes);
+    if shards.len() > limits::SHARDS_MAX {
+        let reason = format!(
+            "would become {} shards; at most {} are written, so let them be larger",
+            shards.len(),
+            limits::SHARDS_MAX
+        );
+        return Err(CheckpointError::Unsupported(reason));
+    }
     let mut writer = Writer::new(conversion, input);
     for shard in &shards {
         writer.write_shard(work, shard)?;

@@ -53,7 +53,7 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
 }
 
 /// The place must be free, or an empty directory; anything else is somebody's.
-fn check_way(out: &Path) -> Result<(), Failure> {
+pub fn check_way(out: &Path) -> Result<(), Failure> {
     if let Some(parent) = out.parent().filter(|p| !p.as_os_str().is_empty()) {
         std::fs::create_dir_all(parent).map_err(|e| Failure::refused(format!("{}: {e}", parent.display())))?;
     }
