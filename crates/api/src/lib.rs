@@ -28,7 +28,6 @@ mod same_origin;
 mod testing;
 mod timestamp;
 mod version;
-mod yaml;
 
 pub use api::{Api, ApiConfig};
 pub use openapi::openapi_yaml;

@@ -1,11 +1,11 @@
 //! The contract, generated from the handlers, and `GET /openapi.yaml`.
 
 use axum::{http::header, response::IntoResponse};
+use recipe::to_yaml;
 use utoipa::OpenApi;
 
 use crate::problem::AnyProblem;
 use crate::router::routes;
-use crate::yaml::to_yaml;
 
 #[derive(OpenApi)]
 #[openapi(

@@ -9,7 +9,7 @@ use crate::problem::{Positions, Problem, Refusal, escape, nearest};
 use crate::types::*;
 use crate::{ModelRef, Scalar, limits};
 
-const TOP_KEYS: &[&str] = &[
+pub(crate) const TOP_KEYS: &[&str] = &[
     "merge_method",
     "models",
     "slices",
@@ -24,6 +24,8 @@ const TOP_KEYS: &[&str] = &[
     "name",
     "options",
     "lenient",
+    "variants",
+    "grid",
 ];
 
 /// Whole numbers up to here are exact in f64.
@@ -70,9 +72,7 @@ impl<'a> Object<'a> {
 
 impl Decoder {
     fn remember(&mut self, node: &Node, pointer: &str) {
-        if let Some((line, column)) = node.at {
-            self.positions.insert(pointer.to_owned(), line, column);
-        }
+        self.positions.insert(pointer.to_owned(), node.at);
         match &node.kind {
             Kind::List(items) => {
                 for (i, item) in items.iter().enumerate() {
@@ -146,6 +146,7 @@ impl Decoder {
             return None;
         }
         self.refuse_moe(node)?;
+        self.refuse_variants(node)?;
         self.read_lenient(node);
         let top =
             self.object(node, "", TOP_KEYS, "a recipe: a map with `merge_method` and `models`, `slices` or `modules`")?;
@@ -197,6 +198,14 @@ impl Decoder {
         let Some((key, _)) = found else { return Some(()) };
         let pointer = format!("/{}", key.name);
         self.error(&pointer, "not_yet", "building a mixture of experts (`moe`) is not supported yet");
+        None
+    }
+
+    /// Whoever takes recipes with variants expands them first.
+    fn refuse_variants(&mut self, node: &Node) -> Option<()> {
+        let Some(key) = ["variants", "grid"].into_iter().find(|key| node.get(key).is_some()) else { return Some(()) };
+        let detail = format!("`{key}` makes several merges of this recipe, and here there is room for one");
+        self.error(&format!("/{key}"), "variants", detail);
         None
     }
 

@@ -3,12 +3,16 @@
 //! Invariant: no I/O here, and nothing about methods: which parameters mean something is the engine's to say.
 
 mod decode;
+mod draft;
 mod model_ref;
 mod node;
 mod problem;
 mod setting;
 mod types;
+mod variants;
+mod yaml;
 
+pub use draft::Draft;
 pub use model_ref::ModelRef;
 pub use problem::{Positions, Problem, Refusal, escape, nearest};
 pub use setting::{Condition, Parameters, Scalar, Setting, Value};
@@ -16,6 +20,8 @@ pub use types::{
     Content, FloatDtype, InputModel, InputSlice, LayerRange, ModuleContent, ModuleRecipe, Options, OutputSlice, Recipe,
     TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource, UnknownTensors,
 };
+pub use variants::{Variant, told_once};
+pub use yaml::to_yaml;
 
 /// Named limits of a recipe: past them it is refused before it is understood.
 pub mod limits {
@@ -45,6 +51,14 @@ pub mod limits {
     pub const OPTIONS_MAX: usize = 64;
     /// Bytes of an output shard that a recipe may ask for.
     pub const SHARD_BYTES_MAX: f64 = 9.0e15;
+    /// Merges that one text may ask for.
+    pub const VARIANTS_MAX: usize = 64;
+    /// Values that one variant may change.
+    pub const CHANGES_MAX: usize = 256;
+    /// Characters of a variant's name.
+    pub const VARIANT_NAME_CHARS_MAX: usize = 64;
+    /// Problems of all variants reported at once.
+    pub const VARIANT_PROBLEMS_MAX: usize = 200;
     /// Problems reported at once.
     pub const PROBLEMS_MAX: usize = 50;
 }

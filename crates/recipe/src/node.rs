@@ -92,6 +92,43 @@ impl Node {
         Ok(())
     }
 
+    pub fn to_json(&self) -> serde_json::Value {
+        match &self.kind {
+            Kind::Null => serde_json::Value::Null,
+            Kind::Bool(b) => (*b).into(),
+            Kind::Number(n) => json_number(*n),
+            Kind::Text(s) => s.as_str().into(),
+            Kind::List(items) => items.iter().map(Node::to_json).collect(),
+            Kind::Map(entries) => entries.iter().map(|(key, value)| (key.name.clone(), value.to_json())).collect(),
+        }
+    }
+
+    /// The value of a key, unless it is null, which is as good as absent.
+    pub fn get(&self, name: &str) -> Option<&Node> {
+        let Kind::Map(entries) = &self.kind else { return None };
+        entries.iter().find(|(key, value)| key.name == name && value.kind != Kind::Null).map(|(_, value)| value)
+    }
+
+    /// Sets the value of a key in place, or as the last. What is absent becomes a map; what is no map stays as it is.
+    pub fn set(&mut self, name: &str, value: Node) {
+        if let Some(place) = self.slot(name, value.at) {
+            *place = value;
+        }
+    }
+
+    /// The value of a key, made as null where there is none.
+    pub fn slot(&mut self, name: &str, at: Option<(u32, u32)>) -> Option<&mut Node> {
+        if self.kind == Kind::Null {
+            *self = Node { at, kind: Kind::Map(Vec::new()) };
+        }
+        let Kind::Map(entries) = &mut self.kind else { return None };
+        let place = entries.iter().position(|(key, _)| key.name == name).unwrap_or(entries.len());
+        if place == entries.len() {
+            entries.push((Key { at, name: name.to_owned() }, Node { at, kind: Kind::Null }));
+        }
+        Some(&mut entries[place].1)
+    }
+
     /// What a person would call this value, for messages.
     pub fn describe(&self) -> String {
         match &self.kind {
@@ -106,6 +143,15 @@ impl Node {
             Kind::Map(_) => "a map".into(),
         }
     }
+}
+
+/// A whole number as it is written, without a point.
+fn json_number(n: f64) -> serde_json::Value {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if n.fract() == 0.0 && n.abs() <= EXACT && !(n == 0.0 && n.is_sign_negative()) {
+        return (n as i64).into();
+    }
+    n.into()
 }
 
 fn options() -> serde_yaml::Options {

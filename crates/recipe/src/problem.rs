@@ -55,16 +55,16 @@ impl std::fmt::Display for Refusal {
     }
 }
 
-/// Pointer to (line, column), for findings made long after the text was parsed.
+/// Pointer to (line, column), for findings made long after the text was parsed. What came as JSON is known and has no place.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Positions(HashMap<String, (u32, u32)>);
+pub struct Positions(HashMap<String, Option<(u32, u32)>>);
 
 impl Positions {
-    pub(crate) fn insert(&mut self, pointer: String, line: u32, column: u32) {
-        self.0.insert(pointer, (line, column));
+    pub(crate) fn insert(&mut self, pointer: String, at: Option<(u32, u32)>) {
+        self.0.insert(pointer, at);
     }
 
-    /// A problem at `pointer`, placed at that value or at the nearest parent that the text has.
+    /// A problem at `pointer`, placed at that value or at the nearest parent that the recipe has.
     pub fn problem(&self, pointer: &str, code: &str, detail: impl Into<String>) -> Problem {
         let place = self.nearest_parent(pointer);
         Problem {
@@ -76,7 +76,7 @@ impl Positions {
         }
     }
 
-    /// Whether the text has this place.
+    /// Whether the recipe has a value there.
     pub(crate) fn contains(&self, pointer: &str) -> bool {
         self.0.contains_key(pointer)
     }
@@ -85,7 +85,7 @@ impl Positions {
         let mut at = pointer;
         loop {
             if let Some(place) = self.0.get(at) {
-                return Some(*place);
+                return *place;
             }
             at = &at[..at.rfind('/')?];
         }
@@ -124,8 +124,8 @@ mod tests {
     #[test]
     fn a_problem_is_placed_at_the_nearest_parent() {
         let mut positions = Positions::default();
-        positions.insert(String::new(), 1, 1);
-        positions.insert("/models/0".into(), 3, 5);
+        positions.insert(String::new(), Some((1, 1)));
+        positions.insert("/models/0".into(), Some((3, 5)));
         let problem = positions.problem("/models/0/parameters/weight", "missing", "no weight");
         assert_eq!((problem.line, problem.column), (Some(3), Some(5)));
         assert_eq!(problem.to_string(), "line 3, column 5: /models/0/parameters/weight: no weight");

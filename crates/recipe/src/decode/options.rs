@@ -82,9 +82,7 @@ impl Decoder {
                 continue;
             }
             // what is found later speaks of the underscored name, and has the place of either
-            if let Some((line, column)) = value.at {
-                self.positions.insert(format!("{pointer}/{name}"), line, column);
-            }
+            self.positions.insert(format!("{pointer}/{name}"), value.at);
             match WITHOUT_EFFECT.iter().find(|(known, _)| *known == name) {
                 Some((_, instead)) => {
                     self.warn(&at, "no_effect", format!("option `{name}` has no effect: {instead}"));

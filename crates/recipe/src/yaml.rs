@@ -1,4 +1,4 @@
-//! JSON values written as block YAML, for the contract alone: a writer is less than a second YAML library would be.
+//! JSON values written as block YAML: a writer is less than a second YAML library would be.
 //!
 //! Invariant: what is not plain beyond doubt is written as a JSON string, which is YAML too.
 
@@ -7,7 +7,8 @@ use serde_json::Value;
 /// Words that YAML 1.1 or 1.2 takes for something else than text.
 const RESERVED: [&str; 9] = ["true", "false", "null", "yes", "no", "on", "off", "y", "n"];
 
-pub(crate) fn to_yaml(value: &Value) -> String {
+/// The value as a YAML document, which reads back as it was.
+pub fn to_yaml(value: &Value) -> String {
     let mut text = String::new();
     block(value, 0, &mut text);
     text

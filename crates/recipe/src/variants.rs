@@ -1,0 +1,128 @@
+//! Several merges of one text: `variants` lists what each changes, `grid` makes every combination of values.
+//!
+//! Both have the form of the recipe they change: `parameters` and `options` key by key, `models` as a map from a model to
+//! the parameters it gets there, any other key as a whole. A grid has a list of values wherever a variant has one.
+
+mod change;
+mod names;
+mod read;
+mod told;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value};
+
+use crate::draft::{Draft, Syntax, problem_at, written};
+use crate::node::{Kind, Node};
+use crate::{Problem, Recipe, Refusal, limits};
+use change::Change;
+pub use told::told_once;
+
+/// One merge of a text.
+#[derive(Debug, Clone)]
+pub struct Variant {
+    /// Absent where the text is one merge.
+    name: Option<String>,
+    changes: Vec<Change>,
+    /// Where what stands in the recipe of this variant stood in the text: `/parameters/t` in `/variants/1/parameters/t`.
+    moved: Vec<(String, String)>,
+    draft: Arc<Draft>,
+}
+
+pub(crate) fn expand(mut draft: Draft) -> Result<Vec<Variant>, Refusal> {
+    let list = take(&mut draft.root, "variants");
+    let grid = take(&mut draft.root, "grid");
+    let read = match (list, grid) {
+        (None, None) => return Ok(vec![Variant::alone(draft)]),
+        (Some(_), Some(grid)) => {
+            let detail = "`variants` and `grid` exclude each other; keep one".to_owned();
+            return Err(problem_at(&grid, "/grid", "conflict", detail).into());
+        }
+        (Some(list), None) => read::list(&list)?,
+        (None, Some(grid)) => read::grid(&grid)?,
+    };
+    let draft = Arc::new(draft);
+    let mut problems = Vec::new();
+    let mut variants = Vec::new();
+    for (name, changes) in names::named(read)? {
+        match change::apply(&mut draft.root.clone(), &changes) {
+            Ok(moved) => variants.push(Variant { name: Some(name), changes, moved, draft: draft.clone() }),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() { Ok(variants) } else { Err(refusal(problems)) }
+}
+
+fn take(root: &mut Node, name: &str) -> Option<Node> {
+    let Kind::Map(entries) = &mut root.kind else { return None };
+    let place = entries.iter().position(|(key, _)| key.name == name)?;
+    Some(entries.remove(place).1).filter(|node| node.kind != Kind::Null)
+}
+
+fn refusal(mut problems: Vec<Problem>) -> Refusal {
+    problems.truncate(limits::PROBLEMS_MAX);
+    Refusal { problems, warnings: Vec::new() }
+}
+
+impl Variant {
+    fn alone(draft: Draft) -> Variant {
+        Variant { name: None, changes: Vec::new(), moved: Vec::new(), draft: Arc::new(draft) }
+    }
+
+    /// In the characters of a directory's name; `None` where the text is one merge.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
+    }
+
+    /// What it sets, by short names in the order written: `t`, `org/model.weight`, `options.random_seed`, `dtype`.
+    pub fn settings(&self) -> Map<String, Value> {
+        self.changes.iter().map(|change| (change.target.to_string(), change.value.to_json())).collect()
+    }
+
+    /// The merge, or what is wrong with it, at its place in the text.
+    pub fn recipe(&self, lenient: bool) -> Result<Recipe, Refusal> {
+        let decoded = crate::decode::decode(&self.root(), lenient).map_err(|refusal| self.placed(refusal))?;
+        Ok(Recipe { warnings: self.all_placed(decoded.warnings), ..decoded })
+    }
+
+    /// The merge as a text of its own.
+    pub fn text(&self) -> Result<String, Refusal> {
+        if self.name.is_none() && self.draft.is_as_written {
+            return Ok(self.draft.text.clone());
+        }
+        let text = written(self.draft.syntax, &self.root())?;
+        Ok(match &self.name {
+            Some(name) if self.draft.syntax == Syntax::Yaml => format!("# variant {name}\n{text}"),
+            _ => text,
+        })
+    }
+
+    /// Findings about the merge, made later, at their place in the text.
+    pub fn placed(&self, refusal: Refusal) -> Refusal {
+        Refusal { problems: self.all_placed(refusal.problems), warnings: self.all_placed(refusal.warnings) }
+    }
+
+    pub fn all_placed(&self, problems: Vec<Problem>) -> Vec<Problem> {
+        problems.into_iter().map(|problem| self.one_placed(problem)).collect()
+    }
+
+    fn one_placed(&self, problem: Problem) -> Problem {
+        let below = |(here, there): &(String, String)| {
+            let rest = problem.pointer.strip_prefix(here.as_str())?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| (here.len(), format!("{there}{rest}")))
+        };
+        match self.moved.iter().filter_map(below).max_by_key(|(length, _)| *length) {
+            Some((_, pointer)) => Problem { pointer, ..problem },
+            None => problem,
+        }
+    }
+
+    fn root(&self) -> Node {
+        let mut root = self.draft.root.clone();
+        change::apply(&mut root, &self.changes).expect("the changes fitted when the variant was made");
+        root
+    }
+}
+
+#[cfg(test)]
+mod tests;

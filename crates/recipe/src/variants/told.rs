@@ -1,0 +1,45 @@
+//! Findings of several variants in one list.
+
+use std::collections::HashMap;
+
+use crate::{Problem, limits};
+
+/// Names that one finding lists.
+const NAMES_MAX: usize = 3;
+
+/// What is true of all variants is told once; the rest begins with the variants it is true of. One entry a merge: its name
+/// and what was found in it.
+pub fn told_once(found: Vec<(Option<String>, Vec<Problem>)>) -> Vec<Problem> {
+    let merges = found.len();
+    let mut places: HashMap<(String, String, String), usize> = HashMap::new();
+    let mut told: Vec<(Problem, Vec<String>)> = Vec::new();
+    for (name, problems) in found {
+        for problem in problems {
+            let key = (problem.pointer.clone(), problem.code.clone(), problem.detail.clone());
+            let place = *places.entry(key).or_insert(told.len());
+            if place == told.len() {
+                told.push((problem, Vec::new()));
+            }
+            let names = &mut told[place].1;
+            let name = name.clone().unwrap_or_default();
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+    }
+    told.truncate(limits::VARIANT_PROBLEMS_MAX);
+    told.into_iter().map(|(problem, names)| of(merges, problem, &names)).collect()
+}
+
+fn of(merges: usize, problem: Problem, names: &[String]) -> Problem {
+    if names.len() == merges {
+        return problem;
+    }
+    let shown = names.iter().take(NAMES_MAX).map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let more = match names.len().saturating_sub(NAMES_MAX) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let word = if names.len() == 1 { "variant" } else { "variants" };
+    Problem { detail: format!("{word} {shown}{more}: {}", problem.detail), ..problem }
+}
