@@ -1,4 +1,4 @@
-//! Names of jobs and workers. A `JobId` that exists is well-formed.
+//! Names of jobs, groups and workers. A `JobId` or `GroupId` that exists is well-formed.
 
 use std::{fmt, str::FromStr};
 
@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ParseError;
 
 const JOB_PREFIX: &str = "job_";
+const GROUP_PREFIX: &str = "group_";
 
 /// `job_` and the hex of a version 7 UUID, so that ids sort by the time of their making.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -21,16 +22,17 @@ impl JobId {
 
     /// Accepts only what `generate` could have made, in its one spelling.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        let hex = text.strip_prefix(JOB_PREFIX).unwrap_or_default();
-        match Uuid::try_parse(hex) {
-            Ok(uuid) if uuid.simple().to_string() == hex => Ok(Self(text.to_owned())),
-            _ => Err(ParseError::of("job id", text)),
-        }
+        if is_made_of(JOB_PREFIX, text) { Ok(Self(text.to_owned())) } else { Err(ParseError::of("job id", text)) }
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn is_made_of(prefix: &str, text: &str) -> bool {
+    let hex = text.strip_prefix(prefix).unwrap_or_default();
+    Uuid::try_parse(hex).is_ok_and(|uuid| uuid.simple().to_string() == hex)
 }
 
 impl FromStr for JobId {
@@ -62,6 +64,39 @@ impl AsRef<str> for JobId {
 }
 
 impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// `group_` and the hex of a version 7 UUID: the jobs of one request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(String);
+
+impl GroupId {
+    pub fn generate() -> Self {
+        Self(format!("{GROUP_PREFIX}{}", Uuid::now_v7().simple()))
+    }
+
+    /// Accepts only what `generate` could have made, in its one spelling.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if is_made_of(GROUP_PREFIX, text) { Ok(Self(text.to_owned())) } else { Err(ParseError::of("group id", text)) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for GroupId {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
@@ -112,6 +147,13 @@ mod tests {
         for text in ["", "job_", "job_12", &hex, &format!("job_{}", hex.to_uppercase()), &format!("job_{{{hex}}}")] {
             assert!(JobId::parse(text).is_err(), "{text:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_group_is_no_job() {
+        let (group, job) = (GroupId::generate(), JobId::generate());
+        assert_eq!(GroupId::parse(group.as_str()), Ok(group.clone()));
+        assert!(JobId::parse(group.as_str()).is_err() && GroupId::parse(job.as_str()).is_err());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::JobId;
+use crate::{GroupId, JobId};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,7 +100,20 @@ pub struct NewJob {
     /// Higher goes first.
     pub priority: i64,
     pub max_attempts: i64,
+    pub member: Option<Member>,
     pub idempotency: Option<Idempotency>,
+}
+
+/// Its place in a group: the jobs of one request, one for each variant of a recipe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Member {
+    pub group: GroupId,
+    /// From 0 on, in the order of the request.
+    pub position: i64,
+    /// The name of the variant.
+    pub variant: String,
+    /// What the variant sets.
+    pub settings: Map<String, Value>,
 }
 
 /// A key chosen by the client, and the digest of the request it first came with.
@@ -110,12 +123,12 @@ pub struct Idempotency {
     pub request_digest: String,
 }
 
-/// What `Store::enqueue` gives back.
+/// What `Store::enqueue` gives back, and for all jobs of a group `Store::enqueue_group`.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Enqueued {
-    Created(Job),
+pub enum Enqueued<T = Job> {
+    Created(T),
     /// The key had been used with the same request: this is that job, as it stands now.
-    Replayed(Job),
+    Replayed(T),
 }
 
 /// A job as stored. Times are milliseconds since the epoch.
@@ -136,6 +149,8 @@ pub struct Job {
     /// How often it was claimed; 0 before the first claim.
     pub attempt: i64,
     pub max_attempts: i64,
+    /// Absent for a job submitted alone.
+    pub member: Option<Member>,
     pub cancel_requested_at: Option<i64>,
     /// What the worker of the latest attempt last reported.
     pub progress: Option<Progress>,

@@ -18,8 +18,8 @@ mod word;
 
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
-pub use id::{JobId, WorkerId};
-pub use job::{Enqueued, Idempotency, Job, JobFailure, NewJob, Phase, Progress, RecipeFormat, Status};
+pub use id::{GroupId, JobId, WorkerId};
+pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Phase, Progress, RecipeFormat, Status};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
 pub use store::{Clock, Store};

@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
-use crate::{Job, JobId, ParseError, Status};
+use crate::{GroupId, Job, JobId, ParseError, Status};
 
 #[derive(Debug, Clone)]
 pub struct JobFilter {
     /// Only jobs in one of these; empty means any.
     pub status: Vec<Status>,
+    /// Only jobs of this group.
+    pub group: Option<GroupId>,
     /// Only jobs behind this place.
     pub after: Option<Cursor>,
     pub limit: u32,

@@ -5,14 +5,17 @@
 
 mod attempts;
 mod cancel;
+mod cancel_group;
 mod changed;
 mod claim;
 mod connect;
 mod end;
 mod enqueue;
+mod enqueue_group;
 mod events;
 mod expire;
 mod finish;
+mod group;
 mod heartbeat;
 mod job;
 mod list;

@@ -15,7 +15,8 @@ use sqlx::Row;
 use tempfile::TempDir;
 
 use crate::{
-    Clock, Enqueued, EventKind, Job, JobFailure, JobId, Lease, Level, NewEvent, NewJob, RecipeFormat, Store, WorkerId,
+    Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob, RecipeFormat,
+    Store, WorkerId,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(60);
@@ -89,6 +90,14 @@ impl Fixture {
         }
     }
 
+    /// A group of one job for each name.
+    pub(crate) async fn enqueue_group(&self, variants: &[&str]) -> Vec<Job> {
+        match self.store.enqueue_group(new_group(variants)).await.unwrap() {
+            Enqueued::Created(jobs) => jobs,
+            Enqueued::Replayed(jobs) => panic!("{jobs:?} were replayed"),
+        }
+    }
+
     pub(crate) async fn try_claim(&self) -> Option<Lease> {
         self.store.claim(&self.worker, TTL).await.unwrap()
     }
@@ -142,8 +151,20 @@ pub(crate) fn new_job() -> NewJob {
         metadata: Map::new(),
         priority: 0,
         max_attempts: 3,
+        member: None,
         idempotency: None,
     }
+}
+
+pub(crate) fn new_group(variants: &[&str]) -> Vec<NewJob> {
+    let group = GroupId::generate();
+    let member = |(position, variant): (usize, &&str)| Member {
+        group: group.clone(),
+        position: position as i64,
+        variant: (*variant).to_owned(),
+        settings: Map::new(),
+    };
+    variants.iter().enumerate().map(|it| NewJob { member: Some(member(it)), ..new_job() }).collect()
 }
 
 pub(crate) fn a_warning() -> NewEvent {

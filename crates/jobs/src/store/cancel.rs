@@ -21,18 +21,24 @@ impl Store {
             write.abandon().await?;
             return Ok(None);
         };
-        match job.status {
-            Status::Queued => cancel_queued(&mut write, id).await?,
-            Status::Running if job.cancel_requested_at.is_none() => ask_worker(&mut write, id).await?,
-            Status::Running | Status::Succeeded | Status::Failed | Status::Cancelled => {
-                write.abandon().await?;
-                return Ok(Some(answer(job)));
-            }
+        if !cancel(&mut write, &job).await? {
+            write.abandon().await?;
+            return Ok(Some(answer(job)));
         }
         let job = write.written_job(id).await?;
         write.commit().await?;
         Ok(Some(answer(job)))
     }
+}
+
+/// Whether there was something to cancel.
+pub(super) async fn cancel(write: &mut Write<'_>, job: &Job) -> Result<bool> {
+    match job.status {
+        Status::Queued => cancel_queued(write, &job.id).await?,
+        Status::Running if job.cancel_requested_at.is_none() => ask_worker(write, &job.id).await?,
+        Status::Running | Status::Succeeded | Status::Failed | Status::Cancelled => return Ok(false),
+    }
+    Ok(true)
 }
 
 async fn cancel_queued(write: &mut Write<'_>, id: &JobId) -> Result<()> {

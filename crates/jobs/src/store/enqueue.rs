@@ -9,8 +9,8 @@ use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewE
 /// Another request with the same key inserts nothing, also when both arrive at once.
 const INSERT: &str = "\
     insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
-    max_attempts, created_at, idempotency_key, request_digest) \
-    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10, $12, $13) \
+    max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings) \
+    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10, $12, $13, $14, $15, $16, $17) \
     on conflict (idempotency_key) do nothing";
 
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
@@ -19,14 +19,11 @@ impl Store {
     /// Writes the job, its task and the event `queued`, or finds the job that the same key and request made before.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
         let mut write = self.write().await?;
-        if !insert(&mut write, &job).await? {
+        let Some(created) = create(&mut write, &job).await? else {
             let replayed = replay(&mut write, job.idempotency).await?;
             write.abandon().await?;
             return Ok(Enqueued::Replayed(replayed));
-        }
-        tasks::insert(&mut write, &job.id).await?;
-        write.append(&job.id, queued()).await?;
-        let created = write.written_job(&job.id).await?;
+        };
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }
@@ -42,9 +39,20 @@ impl Store {
     }
 }
 
+/// `None` when the key of the job is taken.
+pub(super) async fn create(write: &mut Write<'_>, job: &NewJob) -> Result<Option<Job>> {
+    if !insert(write, job).await? {
+        return Ok(None);
+    }
+    tasks::insert(write, &job.id).await?;
+    write.append(&job.id, queued()).await?;
+    Ok(Some(write.written_job(&job.id).await?))
+}
+
 async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
     let now = write.now;
     let (key, digest) = job.idempotency.as_ref().map(|it| (it.key.as_str(), it.request_digest.as_str())).unzip();
+    let member = job.member.as_ref();
     let inserted = sqlx::query(INSERT)
         .bind(job.id.as_str())
         .bind(job.recipe.as_str())
@@ -59,12 +67,17 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
         .bind(job.max_attempts)
         .bind(key)
         .bind(digest)
+        .bind(member.map(|it| it.group.as_str()))
+        .bind(member.map(|it| it.position))
+        .bind(member.map(|it| it.variant.as_str()))
+        .bind(member.map(|it| Value::Object(it.settings.clone()).to_string()))
         .execute(write.connection())
         .await?;
     Ok(inserted.rows_affected() == 1)
 }
 
-async fn replay(write: &mut Write<'_>, idempotency: Option<Idempotency>) -> Result<Job> {
+/// The job that the same key and request made before.
+pub(super) async fn replay(write: &mut Write<'_>, idempotency: Option<Idempotency>) -> Result<Job> {
     let Idempotency { key, request_digest } = idempotency.expect("only a key can conflict");
     let first = sqlx::query(BY_KEY).bind(key).fetch_one(write.connection()).await?;
     write.written_job(&of_same_request(&first, &request_digest)?).await
@@ -87,7 +100,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Enqueued, EventKind, Idempotency, JobsError, NewJob, RecipeFormat, Status,
+        Enqueued, EventKind, GroupId, Idempotency, JobsError, Member, NewJob, RecipeFormat, Status,
         testing::{new_job, on_each_database},
     };
 
@@ -124,6 +137,12 @@ mod tests {
                 metadata: json!({"b": 1, "a": [null]}).as_object().unwrap().clone(),
                 priority: -3,
                 max_attempts: 7,
+                member: Some(Member {
+                    group: GroupId::generate(),
+                    position: 2,
+                    variant: "mild".to_owned(),
+                    settings: json!({"t": 0.3}).as_object().unwrap().clone(),
+                }),
                 ..new_job()
             };
             fixture.enqueue(asked.clone()).await;
@@ -139,6 +158,7 @@ mod tests {
                 metadata: job.metadata,
                 priority: job.priority,
                 max_attempts: job.max_attempts,
+                member: job.member,
                 idempotency: None,
             };
             assert_eq!(kept, asked);

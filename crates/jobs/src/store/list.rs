@@ -1,12 +1,13 @@
 //! Lists jobs, newest first.
 
 use super::{Store, row};
-use crate::{Cursor, Job, JobFilter, JobPage, Result, Status};
+use crate::{Cursor, GroupId, Job, JobFilter, JobPage, Result, Status};
 
-/// Five places, one for each status; an unused place repeats another.
+/// Five places, one for each status; an unused place repeats another. No group is the empty text.
 const FILTERED: &str = "\
     where status in ($1, $2, $3, $4, $5) \
     and (created_at < $6 or (created_at = $6 and id < $7)) \
+    and ($9 = '' or group_id = $9) \
     order by created_at desc, id desc limit $8";
 
 impl Store {
@@ -17,8 +18,13 @@ impl Store {
         }
         let (created_at, id) = behind(filter.after.as_ref());
         // one more than asked tells whether there is a next page
-        let rows =
-            query.bind(created_at).bind(id).bind(i64::from(filter.limit) + 1).fetch_all(&self.shared.reader).await?;
+        let rows = query
+            .bind(created_at)
+            .bind(id)
+            .bind(i64::from(filter.limit) + 1)
+            .bind(filter.group.as_ref().map_or("", GroupId::as_str))
+            .fetch_all(&self.shared.reader)
+            .await?;
         let jobs: Vec<Job> = rows.iter().map(row::job).collect::<Result<_>>()?;
         Ok(cut(jobs, filter.limit as usize))
     }
@@ -62,7 +68,8 @@ mod tests {
             let mut seen = Vec::new();
             let mut after = None;
             loop {
-                let page = fixture.store.list(&JobFilter { status: vec![], after, limit: 3 }).await.unwrap();
+                let page =
+                    fixture.store.list(&JobFilter { status: vec![], group: None, after, limit: 3 }).await.unwrap();
                 seen.extend(page.jobs.into_iter().map(|job| job.id));
                 let Some(next) = page.next else { break };
                 after = Some(Cursor::parse(&next.encode()).unwrap());
@@ -79,8 +86,24 @@ mod tests {
             for _ in 0..2 {
                 fixture.enqueue(new_job()).await;
             }
-            let page = fixture.store.list(&JobFilter { status: vec![], after: None, limit: 2 }).await.unwrap();
+            let page =
+                fixture.store.list(&JobFilter { status: vec![], group: None, after: None, limit: 2 }).await.unwrap();
             assert_eq!((page.jobs.len(), page.next), (2, None));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn list_keeps_to_the_group_asked_for() {
+        on_each_database(async |fixture| {
+            fixture.enqueue(new_job()).await;
+            let group = fixture.enqueue_group(&["a", "b"]).await;
+            fixture.enqueue_group(&["a"]).await;
+            let member = group[0].member.clone().expect("of a group");
+            let filter = JobFilter { status: vec![], group: Some(member.group), after: None, limit: 10 };
+            let page = fixture.store.list(&filter).await.unwrap();
+            let ids: Vec<_> = page.jobs.iter().rev().map(|job| &job.id).collect();
+            assert_eq!(ids, group.iter().map(|job| &job.id).collect::<Vec<_>>());
         })
         .await;
     }
@@ -92,7 +115,7 @@ mod tests {
             fixture.enqueue(new_job()).await;
             let lease = fixture.claim().await;
             let of = async |status: &[Status]| {
-                let filter = JobFilter { status: status.to_vec(), after: None, limit: 10 };
+                let filter = JobFilter { status: status.to_vec(), group: None, after: None, limit: 10 };
                 fixture.store.list(&filter).await.unwrap().jobs
             };
             assert_eq!(of(&[Status::Running]).await[0].id, lease.job.id);

@@ -3,12 +3,12 @@
 use serde::de::DeserializeOwned;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
-use crate::{Event, Job, JobsError, Result, word};
+use crate::{Event, Job, JobsError, Member, Result, word};
 
 const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
-    finished_at, event_seq \
+    finished_at, event_seq, group_id, group_position, variant, variant_settings \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.
@@ -31,6 +31,7 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
         priority: row.try_get("priority")?,
         attempt: row.try_get("attempt")?,
         max_attempts: row.try_get("max_attempts")?,
+        member: member(row)?,
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         progress: optional_json(row, "progress")?,
         error: optional_json(row, "error")?,
@@ -42,6 +43,18 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
         finished_at: row.try_get("finished_at")?,
         last_seq: row.try_get("event_seq")?,
     })
+}
+
+fn member(row: &AnyRow) -> Result<Option<Member>> {
+    if row.try_get::<Option<String>, _>("group_id")?.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Member {
+        group: parsed(row, "group_id")?,
+        position: row.try_get("group_position")?,
+        variant: row.try_get("variant")?,
+        settings: json(row, "variant_settings")?,
+    }))
 }
 
 pub(super) fn event(row: &AnyRow) -> Result<Event> {
