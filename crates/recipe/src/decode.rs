@@ -1,13 +1,17 @@
 //! From the tree of nodes to a [`Recipe`], collecting every problem on the way.
 
+mod model;
+mod moe;
 mod options;
 mod parameters;
 mod tokenizer;
+mod unknown;
 
 use crate::node::{Key, Kind, Node};
 use crate::problem::{Positions, Problem, Refusal, escape, nearest};
 use crate::types::*;
-use crate::{ModelRef, Scalar, limits};
+use crate::{Scalar, limits};
+pub use unknown::place_of;
 
 pub(crate) const TOP_KEYS: &[&str] = &[
     "merge_method",
@@ -107,25 +111,10 @@ impl Decoder {
             self.wrong_type(pointer, node, what);
             return None;
         };
-        for (key, _) in entries.iter().filter(|(k, _)| !known.contains(&k.name.as_str())) {
-            self.unknown_key(key, pointer, known);
+        for (key, value) in entries.iter().filter(|(k, _)| !known.contains(&k.name.as_str())) {
+            self.unknown_key(key, value, pointer, known);
         }
         Some(Object { pointer: pointer.to_owned(), entries })
-    }
-
-    fn unknown_key(&mut self, key: &Key, pointer: &str, known: &[&str]) {
-        let advice = match nearest(&key.name, known.iter().copied()) {
-            Some(name) => format!("did you mean `{name}`?"),
-            None => format!("known here: {}", known.join(", ")),
-        };
-        let problem = Problem {
-            pointer: format!("{pointer}/{}", escape(&key.name)),
-            line: key.at.map(|p| p.0),
-            column: key.at.map(|p| p.1),
-            code: "unknown_key".into(),
-            detail: format!("unknown key `{}`; {advice}", key.name),
-        };
-        if self.lenient { self.warnings.push(problem) } else { self.problems.push(problem) }
     }
 
     fn list<'a>(&mut self, node: &'a Node, pointer: &str, max: usize, what: &str) -> Option<&'a [Node]> {
@@ -145,9 +134,12 @@ impl Decoder {
             self.error("", "missing", "the recipe is empty; write at least `merge_method` and `models`");
             return None;
         }
-        self.refuse_moe(node)?;
         self.refuse_variants(node)?;
         self.read_lenient(node);
+        if let Some(pointer) = moe::is_moe(node) {
+            self.refuse_moe(node, pointer);
+            return None;
+        }
         let top =
             self.object(node, "", TOP_KEYS, "a recipe: a map with `merge_method` and `models`, `slices` or `modules`")?;
         let merge_method = self.method_name(&top);
@@ -185,20 +177,6 @@ impl Decoder {
     ) -> Option<T> {
         let (node, pointer) = object.get(key)?;
         read(self, node, &pointer)
-    }
-
-    /// The schema of mergekit-moe, and `merge_method: moe`, are known and not there yet: say so, not "unknown key".
-    fn refuse_moe(&mut self, node: &Node) -> Option<()> {
-        let Kind::Map(entries) = &node.kind else { return Some(()) };
-        let named_moe = |(key, value): &(Key, Node)| {
-            key.name == "merge_method" && matches!(&value.kind, Kind::Text(s) if s == "moe")
-        };
-        let found =
-            entries.iter().find(|(key, _)| key.name == "experts").or_else(|| entries.iter().find(|e| named_moe(e)));
-        let Some((key, _)) = found else { return Some(()) };
-        let pointer = format!("/{}", key.name);
-        self.error(&pointer, "not_yet", "building a mixture of experts (`moe`) is not supported yet");
-        None
     }
 
     /// Whoever takes recipes with variants expands them first.
@@ -299,15 +277,6 @@ impl Decoder {
         Some(InputModel { model: model?, parameters })
     }
 
-    fn required_model(&mut self, object: &Object<'_>) -> Option<ModelRef> {
-        let Some((node, pointer)) = object.get("model") else {
-            let pointer = object.pointer.clone();
-            self.error(&pointer, "missing", "`model` is missing; write `model: PATH` or `model: owner/name`");
-            return None;
-        };
-        self.model_ref(node, &pointer)
-    }
-
     fn slices(&mut self, node: &Node, pointer: &str) -> Option<Vec<OutputSlice>> {
         let items = self.list(node, pointer, limits::SLICES_MAX, "a list of slices (`- sources: [...]`)")?;
         let slices: Vec<_> =
@@ -388,53 +357,6 @@ impl Decoder {
                 None
             }
         }
-    }
-
-    fn model_ref(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
-        match &node.kind {
-            Kind::Text(text) => match text.parse() {
-                Ok(model) => Some(model),
-                Err(detail) => {
-                    self.error(pointer, "invalid_value", detail);
-                    None
-                }
-            },
-            Kind::Map(_) => self.model_object(node, pointer),
-            _ => {
-                self.wrong_type(pointer, node, "a model: a path, `owner/name` or `owner/name@revision`");
-                None
-            }
-        }
-    }
-
-    /// `{model: {path, revision}, lora: {path, revision}, override_architecture}`, or the inner form alone.
-    fn model_object(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
-        if matches!(&node.kind, Kind::Map(entries) if entries.iter().any(|(key, _)| key.name == "path")) {
-            return self.model_path(node, pointer);
-        }
-        let object = self.object(node, pointer, &["model", "lora", "override_architecture"], "a model reference")?;
-        let Some((model, at)) = object.get("model") else {
-            self.error(pointer, "missing", "write `path`, or `model: {path: ...}`");
-            return None;
-        };
-        let model = self.model_path(model, &at)?;
-        let lora = self.optional(&object, "lora", Decoder::model_path).map(Box::new);
-        let override_architecture = self.optional(&object, "override_architecture", Decoder::text);
-        Some(ModelRef { lora, override_architecture, ..model })
-    }
-
-    fn model_path(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
-        if let Kind::Text(path) = &node.kind {
-            return Some(ModelRef::local(path.clone()));
-        }
-        let object = self.object(node, pointer, &["path", "revision"], "a map with `path`")?;
-        let Some((path, at)) = object.get("path") else {
-            self.error(pointer, "missing", "`path` is missing");
-            return None;
-        };
-        let path = self.text(path, &at)?;
-        let revision = self.optional(&object, "revision", Decoder::text);
-        Some(ModelRef { revision, ..ModelRef::local(path) })
     }
 
     fn dtype(&mut self, node: &Node, pointer: &str) -> Option<FloatDtype> {
@@ -543,16 +465,25 @@ mod tests {
         assert_eq!(model_of("{model: {path: org/x, revision: v2}}"), pinned);
         let adapted = model_of("{model: {path: org/x}, lora: {path: org/y}, override_architecture: Z}");
         assert_eq!(
-            (adapted.lora, adapted.override_architecture),
-            (Some(ModelRef::local("org/y").into()), Some("Z".into()))
+            (&adapted.lora, adapted.override_architecture.as_deref()),
+            (&Some(ModelRef::local("org/y").into()), Some("Z"))
         );
+        assert_eq!(model_of("{path: org/x, lora: {path: org/y}, override_architecture: Z}"), adapted);
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_meant_is_told() {
+        let refused = |model: &str| Recipe::parse(&recipe_of(model), false).unwrap_err().to_string();
+        assert!(refused("\"C:\\new\"").contains("begins an escape"));
+        assert!(refused("{path: \"\"}").contains("is empty"));
+        let recipe = Recipe::parse(&recipe_of("C:\\models\\x"), false).unwrap();
+        assert_eq!(recipe.models()[0].1.path, "C:\\models\\x");
+        assert_eq!(recipe.warnings[0].code, "windows_path");
     }
 
     #[test]
     fn nothing_written_of_a_model_is_dropped_in_silence() {
-        for model in
-            ["{model: org/x, revision: v2}", "{path: org/x, override_architecture: Z}", "{path: org/x, pth: y}"]
-        {
+        for model in ["{model: org/x, revision: v2}", "{path: org/x, architecture: Z}", "{path: org/x, pth: y}"] {
             let refusal = Recipe::parse(&recipe_of(model), false).unwrap_err();
             let codes: Vec<&str> = refusal.problems.iter().map(|p| p.code.as_str()).collect();
             assert_eq!(codes, ["unknown_key"], "{model}");

@@ -10,8 +10,10 @@ mod problem;
 mod setting;
 mod types;
 mod variants;
+mod write;
 mod yaml;
 
+pub use decode::place_of;
 pub use draft::Draft;
 pub use model_ref::ModelRef;
 pub use problem::{Positions, Problem, Refusal, escape, nearest};

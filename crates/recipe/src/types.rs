@@ -113,7 +113,7 @@ pub enum Content {
     Models(Vec<InputModel>),
     Slices(Vec<OutputSlice>),
     /// By name, in the order of the text.
-    #[serde(serialize_with = "as_map")]
+    #[serde(serialize_with = "crate::write::as_map")]
     Modules(Vec<(String, ModuleRecipe)>),
 }
 
@@ -131,11 +131,6 @@ pub struct ModuleRecipe {
 pub enum ModuleContent {
     Models(Vec<InputModel>),
     Slices(Vec<OutputSlice>),
-}
-
-/// Pairs as the map that they were in the text.
-fn as_map<T: Serialize, S: serde::Serializer>(pairs: &[(String, T)], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -179,12 +174,6 @@ impl LayerRange {
     }
 }
 
-impl Serialize for LayerRange {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        [self.start, self.end].serialize(serializer)
-    }
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FloatDtype {
@@ -219,6 +208,9 @@ pub struct Options {
     pub unsafe_truncate_embeddings: bool,
     #[serde(skip_serializing_if = "UnknownTensors::is_error")]
     pub unknown_tensors: UnknownTensors,
+    /// `false` keeps back warnings that only teach; all are told without it.
+    #[serde(skip_serializing_if = "bool::clone")]
+    pub advice: bool,
 }
 
 impl Default for Options {
@@ -233,6 +225,7 @@ impl Default for Options {
             write_model_card: true,
             unsafe_truncate_embeddings: false,
             unknown_tensors: UnknownTensors::Error,
+            advice: true,
         }
     }
 }
@@ -257,14 +250,13 @@ impl UnknownTensors {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TokenizerRecipe {
     pub source: TokenizerSource,
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "as_map")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "crate::write::as_map")]
     pub tokens: Vec<(String, TokenRecipe)>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pad_to_multiple_of: Option<u32>,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TokenizerSource {
     Union,
     Base,
@@ -278,8 +270,7 @@ pub struct TokenRecipe {
     pub force: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TokenSource {
     Model(ModelRef),
     ModelToken { model: ModelRef, token: Option<String>, token_id: Option<u32> },

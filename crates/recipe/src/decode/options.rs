@@ -8,6 +8,7 @@ use crate::types::{Options, UnknownTensors};
 
 /// Options that change the output.
 const ACTING: &[&str] = &[
+    "advice",
     "allow_crimes",
     "allow_missing_tensors",
     "allow_non_finite",
@@ -97,6 +98,7 @@ impl Decoder {
 
     fn option(&mut self, options: &mut Options, name: &str, node: &Node, at: &str) {
         match name {
+            "advice" => self.set(&mut options.advice, node, at),
             "allow_crimes" => self.set(&mut options.allow_crimes, node, at),
             "allow_missing_tensors" => self.set(&mut options.allow_missing_tensors, node, at),
             "allow_non_finite" => self.set(&mut options.allow_non_finite, node, at),
