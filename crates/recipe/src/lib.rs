@@ -8,6 +8,7 @@ mod model_ref;
 mod node;
 mod problem;
 mod setting;
+mod stages;
 mod types;
 mod variants;
 mod write;
@@ -18,6 +19,7 @@ pub use draft::Draft;
 pub use model_ref::ModelRef;
 pub use problem::{Positions, Problem, Refusal, escape, nearest};
 pub use setting::{Condition, Parameters, Scalar, Setting, Value};
+pub use stages::{Stage, StageUse, Stages};
 pub use types::{
     Content, FloatDtype, InputModel, InputSlice, LayerRange, ModuleContent, ModuleRecipe, Options, OutputSlice, Recipe,
     TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource, UnknownTensors,
@@ -61,6 +63,8 @@ pub mod limits {
     pub const VARIANT_NAME_CHARS_MAX: usize = 64;
     /// Problems of all variants reported at once.
     pub const VARIANT_PROBLEMS_MAX: usize = 200;
+    /// Documents of one recipe.
+    pub const STAGES_MAX: usize = 32;
     /// Problems reported at once.
     pub const PROBLEMS_MAX: usize = 50;
 }

@@ -47,6 +47,19 @@ impl Node {
             .map_err(|error| syntax_problem(&error))
     }
 
+    /// Parses one YAML document or several; empty ones beside others are passed over.
+    pub fn documents(text: &str) -> Result<Vec<Node>, Problem> {
+        match Node::from_yaml(text) {
+            Ok(node) => Ok(vec![node]),
+            Err(problem) if problem.code == SEVERAL => {
+                let documents = serde_yaml::from_multiple_with_options::<Spanned<Raw>>(text, options());
+                let documents = documents.map_err(|error| syntax_problem(&error))?;
+                Ok(documents.into_iter().map(Node::from).collect())
+            }
+            Err(problem) => Err(problem),
+        }
+    }
+
     pub fn from_json(value: &serde_json::Value) -> Node {
         let kind = match value {
             serde_json::Value::Null => Kind::Null,
@@ -154,6 +167,9 @@ fn json_number(n: f64) -> serde_json::Value {
     n.into()
 }
 
+/// What one document is called that is not alone.
+const SEVERAL: &str = "several_documents";
+
 fn options() -> serde_yaml::Options {
     serde_yaml::options! {
         budget: serde_yaml::budget! {
@@ -163,7 +179,8 @@ fn options() -> serde_yaml::Options {
             max_aliases: limits::ALIASES_MAX,
             max_merge_keys: limits::ALIASES_MAX,
             max_anchors: limits::ALIASES_MAX,
-            max_documents: 2,
+            // so many and as many empty ones; past them the text is not read on
+            max_documents: 2 * limits::STAGES_MAX,
         },
         reject_unsupported_tags: true,
         with_snippet: false,
@@ -171,7 +188,7 @@ fn options() -> serde_yaml::Options {
 }
 
 fn whole(code: &str, detail: String) -> Problem {
-    Problem { pointer: String::new(), line: None, column: None, code: code.into(), detail }
+    Problem::of_whole(code, detail)
 }
 
 /// The parser's error in a user's words: its advice speaks of Rust types, so it is cut off.
@@ -182,7 +199,7 @@ fn syntax_problem(error: &serde_yaml::Error) -> Problem {
     let message = message.split("; use ").next().unwrap_or(message);
     let message = message.split(", set Duplicate").next().unwrap_or(message);
     let (code, detail) = if message.contains("multiple YAML documents") {
-        ("not_yet", "a recipe of several documents (`---`) is not supported yet; post one document a job".to_owned())
+        (SEVERAL, "one document is expected here, and there are several, divided by `---`".to_owned())
     } else if message.contains("non-finite float") {
         ("invalid_value", "infinity and NaN are no values here; write a finite number".to_owned())
     } else if message.contains("budget") || message.contains("recursion") {
@@ -329,7 +346,7 @@ mod tests {
             assert!(["yaml_syntax", "too_large"].contains(&problem.code.as_str()), "{problem}");
         }
         assert_eq!(Node::from_yaml(&" ".repeat(limits::RECIPE_BYTES_MAX + 1)).unwrap_err().code, "too_large");
-        assert_eq!(Node::from_yaml("a: 1\n---\nb: 2\n").unwrap_err().code, "not_yet");
+        assert_eq!(Node::from_yaml("a: 1\n---\nb: 2\n").unwrap_err().code, SEVERAL);
     }
 
     #[test]

@@ -20,6 +20,13 @@ pub struct Problem {
     pub detail: String,
 }
 
+impl Problem {
+    /// A finding about the whole text, without a place in it.
+    pub(crate) fn of_whole(code: &str, detail: impl Into<String>) -> Problem {
+        Problem { pointer: String::new(), line: None, column: None, code: code.into(), detail: detail.into() }
+    }
+}
+
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let (Some(line), Some(column)) = (self.line, self.column) {
