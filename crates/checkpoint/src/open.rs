@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::index::Index;
-use crate::{Access, CheckpointError, Header, TensorInfo, limits, quantised};
+use crate::{Access, Beside, CheckpointError, Header, TensorInfo, limits, quantised};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -21,6 +21,8 @@ pub struct Checkpoint {
     /// Sorted by name.
     pub tensors: BTreeMap<String, TensorPlace>,
     pub config: Value,
+    /// What stands beside the weights, where the checkpoint was planned and not opened.
+    pub(crate) planned: Option<BTreeMap<String, Beside>>,
 }
 
 #[derive(Debug)]
@@ -30,7 +32,8 @@ pub struct CheckpointFile {
     pub bytes: u64,
     pub header_digest: String,
     pub modified_ns: i128,
-    file: File,
+    /// `None` until a planned file is written.
+    pub(crate) file: Option<File>,
 }
 
 /// A tensor and the file it is in.
@@ -53,24 +56,28 @@ impl Checkpoint {
         }
         let tensors = gather(&files, headers, index.weight_map)?;
         quantised::refuse_tensors(&tensors)?;
-        Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config })
+        Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config, planned: None })
     }
 
     /// Fills `buffer` from byte `offset` of the tensor at `place`.
     pub fn read_at(&self, place: &TensorPlace, offset: u64, buffer: &mut [u8]) -> Result<(), CheckpointError> {
         let file = &self.files[place.file];
         debug_assert!(offset + buffer.len() as u64 <= place.info.bytes);
-        file.file.read_exact_at(buffer, place.info.start + offset).map_err(CheckpointError::io(&file.path))
+        let open = file.file.as_ref().ok_or_else(|| CheckpointError::malformed(&file.name, "is not written yet"))?;
+        open.read_exact_at(buffer, place.info.start + offset).map_err(CheckpointError::io(&file.path))
     }
 
     /// A JSON file beside the weights, `None` when it is not there.
     pub fn json(&self, name: &str, access: &Access) -> Result<Option<Value>, CheckpointError> {
-        read_json(&self.dir, name, access)
+        match &self.planned {
+            Some(planned) => planned.get(name).map(|file| parse_json(name, &file.read(access)?)).transpose(),
+            None => read_json(&self.dir, name, access),
+        }
     }
 }
 
 impl CheckpointFile {
-    fn open(dir: &Path, name: String, access: &Access) -> Result<(CheckpointFile, Header), CheckpointError> {
+    pub(crate) fn open(dir: &Path, name: String, access: &Access) -> Result<(CheckpointFile, Header), CheckpointError> {
         let path = access.resolve_file(&dir.join(&name))?;
         regular(&path, &name)?;
         let file = File::open(&path).map_err(CheckpointError::io(dir.join(&name)))?;
@@ -83,7 +90,7 @@ impl CheckpointFile {
             bytes: header.file_bytes,
             header_digest: header.digest.clone(),
             modified_ns,
-            file,
+            file: Some(file),
         };
         Ok((opened, header))
     }
@@ -113,18 +120,26 @@ pub(crate) fn read_json(dir: &Path, name: &str, access: &Access) -> Result<Optio
     if !path.exists() {
         return Ok(None);
     }
-    let path = access.resolve_file(&path)?;
-    regular(&path, name)?;
+    parse_json(name, &read_file(&path, access)?).map(Some)
+}
+
+fn parse_json(name: &str, text: &[u8]) -> Result<Value, CheckpointError> {
+    serde_json::from_slice(text).map_err(|e| CheckpointError::malformed(name, e.to_string()))
+}
+
+/// A small file read whole.
+pub(crate) fn read_file(path: &Path, access: &Access) -> Result<Vec<u8>, CheckpointError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let path = access.resolve_file(path)?;
+    regular(&path, &name)?;
     let bytes = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
     if bytes > limits::JSON_BYTES_MAX {
         return Err(CheckpointError::malformed(
-            name,
+            &name,
             format!("has {bytes} bytes; at most {} are read", limits::JSON_BYTES_MAX),
         ));
     }
-    let text = std::fs::read(&path).map_err(CheckpointError::io(&path))?;
-    let value = serde_json::from_slice(&text).map_err(|e| CheckpointError::malformed(name, e.to_string()))?;
-    Ok(Some(value))
+    std::fs::read(&path).map_err(CheckpointError::io(&path))
 }
 
 /// The shards to open, and which of them each tensor is in when there is an index.
