@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use checkpoint::digest_file;
+use checkpoint::{Beside, Checkpoint, CheckpointError, digest_file};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -78,7 +78,11 @@ pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path)
         plan.shards.par_iter().map(|shard| digest_shard(execution, dir, &shard.file_name)).collect();
     let mut files = shards?;
     files.extend(beside);
-    let manifest = manifest(plan, inputs(execution)?, &files);
+    files.extend(execution.earlier.files.iter().cloned());
+    let mut manifest = manifest(plan, inputs(execution)?, &files);
+    if !execution.earlier.manifests.is_empty() {
+        manifest["stages"] = json!(execution.earlier.manifests);
+    }
     let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
     sync_dir(dir)?;
     Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
@@ -97,7 +101,7 @@ fn write(dir: &Path, name: &str, content: &[u8]) -> Result<ArtifactFile, Execute
     Ok(ArtifactFile { path: name.to_owned(), bytes: content.len() as u64, sha256: checkpoint::digest_bytes(content) })
 }
 
-fn sync_dir(dir: &Path) -> Result<(), ExecuteError> {
+pub(crate) fn sync_dir(dir: &Path) -> Result<(), ExecuteError> {
     std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(ExecuteError::io(dir))
 }
 
@@ -110,19 +114,37 @@ fn index(plan: &Plan) -> Value {
 }
 
 /// Which files of which sources are carried into the artifact as they are.
-fn carried<'a>(plan: &Plan, sources: &'a Sources) -> Vec<(&'a Path, &'static str)> {
-    let dir = |source: usize| sources.list[source].checkpoint.dir.as_path();
+fn carried(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
     // a tokenizer that the recipe asks for is written whatever the option says
     let asked_for = plan.options.copy_tokenizer || !plan.tokenizer_digests.is_empty();
     let tokenizer = if asked_for { TOKENIZER } else { &[] };
     let vocabulary = if asked_for && plan.tokenizer_json.is_none() { VOCABULARY } else { &[] };
-    let of_tokenizer = tokenizer.iter().chain(vocabulary).map(|name| (dir(plan.tokenizer_donor), *name));
-    let all = travelling().map(|name| (dir(plan.donor), name)).chain(of_tokenizer);
-    all.filter(|(dir, name)| dir.join(name).is_file()).collect()
+    let of_tokenizer = tokenizer.iter().chain(vocabulary).map(|name| (plan.tokenizer_donor, *name));
+    let all = travelling().map(|name| (plan.donor, name)).chain(of_tokenizer);
+    all.filter_map(|(source, name)| Some((name, sources.list[source].checkpoint.beside(name)?))).collect()
+}
+
+/// The files beside config and shards: those carried, and a tokenizer made of several.
+fn beside(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
+    let mut files = carried(plan, sources);
+    if let Some(tokenizer) = &plan.tokenizer_json {
+        files.push(("tokenizer.json", Beside::Content(pretty(tokenizer).into())));
+    }
+    files
+}
+
+/// The artifact as a checkpoint, before it is written.
+pub(crate) fn planned(plan: &Plan, sources: &Sources) -> Result<Checkpoint, CheckpointError> {
+    let beside = beside(plan, sources).into_iter().map(|(name, file)| (name.to_owned(), file)).collect();
+    Checkpoint::planned(&plan.shards, &pretty(&plan.config), beside)
 }
 
 /// What is wrong with the files of a source that may be carried: at submit, not when the merge is done.
 pub(crate) fn unreadable(source: &crate::Source, access: &checkpoint::Access) -> Vec<String> {
+    if source.stage.is_some() {
+        // told of the models that it takes them from
+        return Vec::new();
+    }
     let dir = &source.checkpoint.dir;
     let present = travelling()
         .chain(TOKENIZER.iter().chain(VOCABULARY).copied())
@@ -142,8 +164,12 @@ pub(crate) fn unreadable(source: &crate::Source, access: &checkpoint::Access) ->
 
 /// Names, lengths and times of the carried files, for the plan's digest.
 pub(crate) fn carried_identity(plan: &Plan, sources: &Sources) -> Vec<Value> {
-    let identity = |(dir, name): (&Path, &str)| {
-        let metadata = std::fs::metadata(dir.join(name)).ok();
+    let identity = |(name, file): (&str, Beside)| {
+        let path = match file {
+            Beside::At(path) => path,
+            Beside::Content(content) => return json!([name, checkpoint::digest_bytes(&content)]),
+        };
+        let metadata = std::fs::metadata(path).ok();
         let modified = metadata
             .as_ref()
             .and_then(|m| m.modified().ok())
@@ -155,13 +181,8 @@ pub(crate) fn carried_identity(plan: &Plan, sources: &Sources) -> Vec<Value> {
 
 fn carry(execution: &Execution<'_>, dir: &Path) -> Result<Vec<ArtifactFile>, ExecuteError> {
     let mut written = Vec::new();
-    for (from, name) in carried(execution.plan, execution.sources) {
-        let path = execution.sources.access.resolve_file(&from.join(name))?;
-        let content = std::fs::read(&path).map_err(ExecuteError::io(&path))?;
-        written.push(write(dir, name, &content)?);
-    }
-    if let Some(tokenizer) = &execution.plan.tokenizer_json {
-        written.push(write(dir, "tokenizer.json", &pretty(tokenizer))?);
+    for (name, file) in beside(execution.plan, execution.sources) {
+        written.push(write(dir, name, &file.read(&execution.sources.access)?)?);
     }
     Ok(written)
 }
@@ -215,7 +236,7 @@ fn manifest(plan: &Plan, inputs: Value, files: &[ArtifactFile]) -> Value {
 /// A model card with the metadata by which the Hub knows a merge.
 fn card(plan: &Plan, recipe_text: &str) -> String {
     let hub_like = |m: &&String| m.parse::<recipe::ModelRef>().is_ok_and(|m| m.is_hub_like());
-    let bases: Vec<&String> = plan.models.iter().filter(hub_like).collect();
+    let bases: Vec<&String> = plan.made_of.iter().filter(hub_like).collect();
     let mut front = String::from("---\n");
     if !bases.is_empty() {
         front += "base_model:\n";
@@ -225,7 +246,11 @@ fn card(plan: &Plan, recipe_text: &str) -> String {
         front += "base_model_relation: merge\n";
     }
     front += "library_name: transformers\ntags:\n- merge\n- amalgam\n---\n";
-    let models: String = plan.models.iter().map(|m| format!("- `{m}`\n")).collect();
+    let is_stage = |m: &String| !plan.made_of.contains(m);
+    let models =
+        plan.models.iter().map(|m| format!("- `{m}`{}\n", if is_stage(m) { ", a stage of the recipe" } else { "" }));
+    let through = plan.made_of.iter().filter(|m| !plan.models.contains(m));
+    let models: String = models.chain(through.map(|m| format!("- `{m}`, through a stage\n"))).collect();
     // a fence longer than any run of backticks in the recipe cannot be closed by it
     let fence = "`".repeat(longest_run(recipe_text, '`').max(2) + 1);
     format!(

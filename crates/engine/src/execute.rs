@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use crate::artifact::{self, Artifact};
 use crate::backend::cpu::Cpu;
+use crate::stages::Earlier;
 use crate::{Backend, Plan, Sources};
 
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +75,8 @@ pub(crate) struct Execution<'a> {
     tensors_done: AtomicU64,
     bytes_done: AtomicU64,
     bytes_total: u64,
+    /// What the artifact tells of stages before it.
+    pub earlier: &'a Earlier,
 }
 
 impl Execution<'_> {
@@ -105,8 +108,20 @@ pub fn execute(
     dir: &Path,
     observer: &Observer<'_>,
 ) -> Result<Artifact, ExecuteError> {
+    execute_after(&Earlier::default(), plan, sources, recipe_text, dir, observer)
+}
+
+/// [`execute`] of a stage that others were made before.
+pub(crate) fn execute_after(
+    earlier: &Earlier,
+    plan: &Plan,
+    sources: &Sources,
+    recipe_text: &str,
+    dir: &Path,
+    observer: &Observer<'_>,
+) -> Result<Artifact, ExecuteError> {
     let cpu = Cpu::new(plan.settings.memory, plan.settings.thread_count(), plan.inputs_max());
-    execute_on(&cpu, plan, sources, recipe_text, dir, observer)
+    run(&cpu, earlier, plan, sources, recipe_text, dir, observer)
 }
 
 /// [`execute`] on a given backend.
@@ -118,15 +133,28 @@ pub fn execute_on(
     dir: &Path,
     observer: &Observer<'_>,
 ) -> Result<Artifact, ExecuteError> {
+    run(backend, &Earlier::default(), plan, sources, recipe_text, dir, observer)
+}
+
+fn run(
+    backend: &dyn Backend,
+    earlier: &Earlier,
+    plan: &Plan,
+    sources: &Sources,
+    recipe_text: &str,
+    dir: &Path,
+    observer: &Observer<'_>,
+) -> Result<Artifact, ExecuteError> {
     std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
-    check_room(plan, dir)?;
+    check_room(plan.disk_bytes(), already_there(plan, dir), dir)?;
     let execution = Execution {
         plan,
         sources,
         observer,
         tensors_done: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
-        bytes_total: plan.tensor_bytes() + artifact::digested_bytes(plan, sources),
+        bytes_total: bytes_total(plan, sources),
+        earlier,
     };
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.settings.thread_count())
@@ -140,13 +168,20 @@ pub fn execute_on(
     })
 }
 
-fn check_room(plan: &Plan, dir: &Path) -> Result<(), ExecuteError> {
+/// What progress counts to: bytes written, and bytes digested.
+pub(crate) fn bytes_total(plan: &Plan, sources: &Sources) -> u64 {
+    plan.tensor_bytes() + artifact::digested_bytes(plan, sources)
+}
+
+pub(crate) fn check_room(needed: u64, already: u64, dir: &Path) -> Result<(), ExecuteError> {
     let space = rustix::fs::statvfs(dir).map_err(|errno| ExecuteError::io(dir)(errno.into()))?;
     let available = space.f_bavail * space.f_frsize;
-    let already =
-        plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum::<u64>();
-    let needed = plan.disk_bytes();
     if available + already < needed { Err(ExecuteError::DiskFull { needed, available }) } else { Ok(()) }
+}
+
+/// Bytes of shards that an earlier execution left, which are written over.
+fn already_there(plan: &Plan, dir: &Path) -> u64 {
+    plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum()
 }
 
 fn create_shards(plan: &Plan, dir: &Path) -> Result<Vec<ShardFile>, ExecuteError> {

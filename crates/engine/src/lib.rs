@@ -19,6 +19,7 @@ mod rows;
 mod simd;
 mod slices;
 mod sources;
+mod stages;
 pub mod statistic;
 
 pub use artifact::{Artifact, ArtifactFile};
@@ -27,6 +28,9 @@ pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
 pub use plan::{Plan, PlanSummary, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan};
 pub use sources::{Source, Sources};
+pub use stages::{
+    Checked, OpenStages, PlannedStage, StageSummary, StagedPlan, check_stages, execute_stages, open_and_plan_stages,
+};
 
 /// Version of the engine, recorded in manifests and part of a plan's identity.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -83,6 +83,8 @@ pub struct Plan {
     /// Whether a README is written, and whether the tokenizer is carried along.
     pub(crate) options: Options,
     pub(crate) models: Vec<String>,
+    /// As `models`, with those that earlier stages make replaced by what these are made of.
+    pub(crate) made_of: Vec<String>,
     pub(crate) settings: Settings,
 }
 
@@ -394,6 +396,7 @@ impl Planner<'_> {
             recipe,
             options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
+            made_of: self.sources.made_of(),
             settings: settings.clone(),
         };
         plan.digest = digest(&plan, self.sources);
@@ -438,6 +441,8 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
             .map(|f| json!([f.name, f.bytes, f.header_digest, f.modified_ns.to_string()]))
             .collect()
     };
+    // what a stage will have written says its plan; its files have no time yet
+    let source = |s: &crate::Source| s.stage.as_ref().map_or_else(|| files(s), |stage| vec![json!(stage.plan_digest)]);
     let tasks: Vec<Value> = plan
         .tasks
         .iter()
@@ -451,7 +456,7 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "method": plan.about.name,
         "seed": plan.seed,
         "recipe": plan.recipe,
-        "sources": sources.iter().map(files).collect::<Vec<_>>(),
+        "sources": sources.iter().map(source).collect::<Vec<_>>(),
         "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,

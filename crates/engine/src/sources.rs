@@ -1,5 +1,8 @@
 //! The models of a recipe, opened: every header read, no tensor data.
 
+use std::collections::HashSet;
+use std::path::Path;
+
 use checkpoint::{Access, Checkpoint, CheckpointError};
 use recipe::{ModelRef, Recipe, Refusal};
 
@@ -17,6 +20,17 @@ pub struct Source {
     pub model: ModelRef,
     pub checkpoint: Checkpoint,
     pub(crate) architecture: Architecture,
+    /// Where the model is what an earlier stage makes.
+    pub(crate) stage: Option<StageSource>,
+}
+
+/// What is known of the stage that a source is made by.
+#[derive(Debug, Clone)]
+pub(crate) struct StageSource {
+    /// Stands for the bytes that the stage will write.
+    pub plan_digest: String,
+    /// Models that it is made of, through all stages before it.
+    pub made_of: Vec<String>,
 }
 
 impl Sources {
@@ -38,9 +52,7 @@ impl Sources {
         if !problems.is_empty() {
             return Err(Refusal { problems, warnings: Vec::new() });
         }
-        let donor = recipe.base_model.as_ref().and_then(|base| list.iter().position(|s: &Source| s.model == *base));
-        spell_as(&mut list, donor.unwrap_or(0));
-        Ok(Sources { list, access: access.clone() })
+        Ok(Sources { list, access: access.clone() }.spelled_alike(recipe))
     }
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
@@ -53,22 +65,53 @@ impl Sources {
         self.list.iter().position(|s| s.model == *model).expect("every model of the recipe was opened")
     }
 
+    /// Adds the models that earlier stages make, each at its place in the recipe.
+    pub(crate) fn with_stages(mut self, recipe: &Recipe, stages: Vec<Source>) -> Sources {
+        let models: Vec<&ModelRef> = recipe.models().into_iter().map(|(_, model)| model).collect();
+        self.list.extend(stages);
+        // what is no model of the recipe keeps its place after them
+        self.list.sort_by_key(|source| models.iter().position(|m| **m == source.model).unwrap_or(models.len()));
+        self.spelled_alike(recipe)
+    }
+
+    /// The tensors of every source spelled as the donor's are.
+    fn spelled_alike(mut self, recipe: &Recipe) -> Sources {
+        let base = recipe.base_model.as_ref();
+        let donor = base.and_then(|base| self.list.iter().position(|s| s.model == *base)).unwrap_or(0);
+        let Some((before, rest)) = self.list.split_at_mut_checked(donor) else { return self };
+        let Some((donor, after)) = rest.split_first_mut() else { return self };
+        for source in before.iter_mut().chain(after) {
+            if spell_alike(&mut source.checkpoint, &donor.checkpoint) {
+                source.architecture = architecture(&source.model, &source.checkpoint);
+            }
+        }
+        self
+    }
+
+    /// Makes the model of an earlier stage readable, once it has been written to `dir`.
+    pub(crate) fn open_stage(&mut self, model: &ModelRef, dir: &Path) -> Result<(), CheckpointError> {
+        let mut of_model = self.list.iter_mut().filter(|source| source.model == *model);
+        of_model.try_for_each(|source| source.checkpoint.open_written(dir))
+    }
+
+    /// Models that no stage makes: those of the recipe, and those that its stages are made of.
+    pub(crate) fn made_of(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for source in &self.list {
+            let of = source.stage.as_ref().map_or_else(|| vec![source.model.to_string()], |s| s.made_of.clone());
+            names.extend(of);
+        }
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = &Source> {
         self.list.iter()
     }
 }
 
-/// Spells the tensors of every source as the donor's are.
-fn spell_as(list: &mut [Source], donor: usize) {
-    let Some((before, rest)) = list.split_at_mut_checked(donor) else { return };
-    let Some((donor, after)) = rest.split_first_mut() else { return };
-    for source in before.iter_mut().chain(after) {
-        spell_alike(&mut source.checkpoint, &donor.checkpoint);
-        source.architecture = architecture(&source.model, &source.checkpoint);
-    }
-}
-
-fn architecture(model: &ModelRef, checkpoint: &Checkpoint) -> Architecture {
+pub(crate) fn architecture(model: &ModelRef, checkpoint: &Checkpoint) -> Architecture {
     Architecture::of(checkpoint, model.override_architecture.as_deref())
 }
 
@@ -94,7 +137,7 @@ fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
     let checkpoint = Checkpoint::open(&dir, access)
         .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
     let architecture = architecture(model, &checkpoint);
-    Ok(Source { model: model.clone(), checkpoint, architecture })
+    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None })
 }
 
 fn not_here(model: &ModelRef, error: &CheckpointError) -> Reason {

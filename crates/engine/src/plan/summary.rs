@@ -4,6 +4,7 @@ use recipe::Problem;
 use serde::Serialize;
 
 use super::{Plan, TensorTask, Work};
+use crate::StageSummary;
 use crate::backend::cpu::Cpu;
 use crate::methods::TaskParameters;
 
@@ -27,6 +28,9 @@ pub struct PlanSummary {
     pub disk_bytes: u64,
     pub shards: Vec<PlannedShard>,
     pub warnings: Vec<Problem>,
+    /// Where the recipe has several, in the order in which they are made; this is the summary of the last.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<StageSummary>,
     /// Every output tensor with its parameters; only when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tensor_tasks: Option<Vec<PlannedTensor>>,
@@ -72,6 +76,7 @@ impl Plan {
                 .map(|s| PlannedShard { file: s.file_name.clone(), bytes: s.bytes, tensors: s.tensors.len() })
                 .collect(),
             warnings: self.warnings.clone(),
+            stages: Vec::new(),
             tensor_tasks: with_tensors.then(|| self.tasks.iter().map(|t| self.planned(t)).collect()),
         }
     }
@@ -81,7 +86,7 @@ impl Plan {
         self.shards.iter().flat_map(|s| &s.tensors).map(|t| t.bytes).sum()
     }
 
-    fn output_bytes(&self) -> u64 {
+    pub(crate) fn output_bytes(&self) -> u64 {
         self.shards.iter().map(|s| s.bytes).sum()
     }
 
@@ -90,7 +95,7 @@ impl Plan {
         self.output_bytes() + BESIDE_SHARDS_BYTES
     }
 
-    fn memory_bytes(&self) -> u64 {
+    pub(crate) fn memory_bytes(&self) -> u64 {
         let threads = self.settings.thread_count();
         let inputs = self.inputs_max();
         threads as u64 * Cpu::buffer_bytes(self.settings.memory, threads, inputs)
