@@ -15,7 +15,7 @@ pub(crate) struct Taken<'a> {
     pub kind: Kind<'a>,
 }
 
-/// Names within the layer, with their shapes.
+/// Names within a layer, with their shapes.
 pub(crate) type Kind<'a> = Rc<Vec<(&'a str, &'a [u64])>>;
 
 /// What a config cannot say of the layers taken.
@@ -27,29 +27,48 @@ pub(crate) enum Unfit {
     Doubtful(String),
 }
 
-/// Writes the number of layers, and rebuilds what the config says layer by layer.
-pub(crate) fn set_depth(config: &mut Value, module: &Module, taken: &[Taken<'_>]) -> Vec<Unfit> {
+/// Writes the number of layers, and rebuilds what the config says layer by layer. `of_donor` gives the kind of a layer of
+/// the model whose config this is.
+pub(crate) fn set_depth<'a>(
+    config: &mut Value,
+    module: &Module,
+    taken: &[Taken<'a>],
+    of_donor: &dyn Fn(u32) -> Option<Kind<'a>>,
+) -> Vec<Unfit> {
     let Some(count) = module.stack.as_ref().map(|s| s.count) else { return Vec::new() };
     let Some(at) = module.config.as_deref() else { return Vec::new() };
     let mut unfit = Vec::new();
     if let Some(part) = config.pointer_mut(at).and_then(Value::as_object_mut) {
+        unfit.extend(per_layer_widths(part, count, taken));
         set_counts(part, module, count, taken.len());
-        let cut = cut_lists(part, count, taken);
-        let renumbered = renumber_index_lists(part, taken);
-        let bounded = set_bounds(part, taken);
+        let explained = [
+            cut_lists(part, count, taken),
+            cut_letters(part, count, taken),
+            renumber_index_lists(part, taken),
+            list_dense_layers(part, taken),
+            set_bounds(part, taken),
+        ];
         unfit.extend(set_leading(part, taken));
-        let explained = cut || renumbered || bounded || leads(part);
-        unfit.extend(if explained { Vec::new() } else { moved_to_other_kinds(part, taken) });
+        if !explained.contains(&true) && !has_leading(part) {
+            unfit.extend(moved_to_other_kinds(part, count, taken, of_donor));
+        }
     }
     // older configs say it at the top too
-    if !at.is_empty()
-        && let Some(top) = config.as_object_mut()
-        && at != "/vision_config"
-        && at != "/audio_config"
-    {
+    let is_tower = ["/vision_config", "/audio_config"].contains(&at);
+    if let Some(top) = config.as_object_mut().filter(|_| !at.is_empty() && !is_tower) {
         set_counts(top, module, count, taken.len());
     }
     unfit
+}
+
+/// Tensors outside the layers that hold a part for each layer fit one depth only.
+fn per_layer_widths(part: &Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> Option<Unfit> {
+    let is_as_it_was = taken.len() == count as usize && taken.iter().enumerate().all(|(i, t)| i == t.index as usize);
+    let has_width = |key: &&String| part.get(*key).and_then(Value::as_u64).is_some_and(|width| width > 0);
+    let key = FAMILIES.per_layer_widths.iter().find(has_width).filter(|_| !is_as_it_was)?;
+    Some(Unfit::Broken(format!(
+        "this family keeps a part of its embeddings for each layer (`{key}`), so its layers can be neither dropped nor moved; merge it whole"
+    )))
 }
 
 fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth: usize) {
@@ -60,17 +79,33 @@ fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth:
     }
 }
 
-/// Lists with one entry a layer are cut like the layers. Whether there were any.
+/// Lists with one entry a layer are cut like the layers, and those that loaders would make are written out. Whether there
+/// were any.
 fn cut_lists(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> bool {
-    let per_layer: Vec<String> =
+    let mut keys: Vec<String> =
         part.iter().filter(|(key, value)| is_per_layer(key, value, count)).map(|(key, _)| key.clone()).collect();
-    for key in &per_layer {
-        let entry = |t: &Taken<'_>| t.config.get(key)?.get(t.index as usize).cloned();
-        if let Some(list) = taken.iter().map(entry).collect::<Option<Vec<Value>>>() {
-            part[key] = Value::Array(list);
+    keys.extend(taken.iter().filter_map(|t| Some(FAMILIES.implied_list(t.config)?.list.clone())));
+    keys.extend(FAMILIES.repeating_lists.iter().filter(|key| part.contains_key(*key)).cloned());
+    keys.sort();
+    keys.dedup();
+    for key in &keys {
+        let entries = taken.iter().map(|t| entry(t.config, key, t.index));
+        if let Some(list) = entries.collect::<Option<Vec<Value>>>() {
+            part.insert(key.clone(), Value::Array(list));
         }
     }
-    !per_layer.is_empty()
+    !keys.is_empty()
+}
+
+fn entry(config: &Value, key: &str, index: u32) -> Option<Value> {
+    let list = config.get(key).and_then(Value::as_array).filter(|list| !list.is_empty());
+    match list {
+        Some(list) if FAMILIES.repeating_lists.iter().any(|k| k == key) => {
+            list.get(index as usize % list.len()).cloned()
+        }
+        Some(list) => list.get(index as usize).cloned(),
+        None => FAMILIES.implied_list(config).filter(|l| l.list == key).map(|l| l.entry(config, index)),
+    }
 }
 
 /// Lists whose length is that of the stack, except those that speak of something else.
@@ -84,7 +119,45 @@ fn is_per_layer(key: &str, value: &Value, count: u32) -> bool {
         && !list.iter().any(|entry| entry.is_array() || entry.is_object())
 }
 
-/// Whether there were any.
+/// The same for texts with one letter a layer.
+fn cut_letters(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> bool {
+    let mut found = false;
+    for key in &FAMILIES.letter_lists {
+        let letters = |config: &Value| -> Option<Vec<char>> { Some(config.get(key)?.as_str()?.chars().collect()) };
+        if part.get(key).and_then(Value::as_str).is_none_or(|text| text.chars().count() != count as usize) {
+            continue;
+        }
+        let cut: Option<String> = taken.iter().map(|t| letters(t.config)?.get(t.index as usize).copied()).collect();
+        if let Some(cut) = cut {
+            part[key] = Value::from(cut);
+            found = true;
+        }
+    }
+    found
+}
+
+/// Where every n-th layer has experts, the dense ones are listed instead: `(i + 1) % decoder_sparse_step` is of the number
+/// that a layer had.
+fn list_dense_layers(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
+    const STEP: &str = "decoder_sparse_step";
+    const DENSE: &str = "mlp_only_layers";
+    if part.get(STEP).and_then(Value::as_u64).is_none_or(|step| step < 2) {
+        return false;
+    }
+    let is_dense = |t: &Taken<'_>| {
+        let step = t.config.get(STEP).and_then(Value::as_u64).unwrap_or(1).max(1);
+        let listed = t.config.get(DENSE).and_then(Value::as_array);
+        let is_listed = listed.is_some_and(|list| list.iter().any(|i| i.as_u64() == Some(u64::from(t.index))));
+        is_listed || !(u64::from(t.index) + 1).is_multiple_of(step)
+    };
+    let dense: Vec<Value> =
+        taken.iter().enumerate().filter(|(_, t)| is_dense(t)).map(|(i, _)| Value::from(i)).collect();
+    part[STEP] = Value::from(1);
+    part.insert(DENSE.to_owned(), dense.into());
+    true
+}
+
+/// Lists of the numbers of layers. Whether there were any.
 fn renumber_index_lists(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
     let mut found = false;
     for key in &FAMILIES.index_lists {
@@ -126,7 +199,7 @@ fn set_bounds(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
     found
 }
 
-fn leads(part: &Map<String, Value>) -> bool {
+fn has_leading(part: &Map<String, Value>) -> bool {
     FAMILIES.leading_counts.iter().any(|key| part.get(key).and_then(Value::as_u64).is_some_and(|n| n > 0))
 }
 
@@ -150,34 +223,29 @@ fn set_leading(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> Vec<Unfit>
 }
 
 /// Where nothing but its number says what kind a layer is, it must keep a number of its kind.
-fn moved_to_other_kinds(part: &Map<String, Value>, taken: &[Taken<'_>]) -> Vec<Unfit> {
-    let is_broken = |period: u64| {
-        let moved = |(i, t): (usize, &Taken<'_>)| i as u64 % period != u64::from(t.index) % period;
-        period > 1 && taken.iter().enumerate().any(moved)
-    };
-    let differ = taken.windows(2).any(|pair| pair[0].kind != pair[1].kind);
-    let unfit = |detail: String| if differ { Unfit::Broken(detail) } else { Unfit::Doubtful(detail) };
-    let written = FAMILIES.periods.iter().filter_map(|key| Some((key, part.get(key)?.as_u64()?)));
-    let mut found: Vec<Unfit> = written
-        .filter(|(_, period)| is_broken(*period))
-        .map(|(key, period)| {
-            unfit(format!(
-                "`{key}: {period}` gives layers another kind by their number, and these slices move layers to numbers of another kind; move them by multiples of {period}"
-            ))
-        })
-        .collect();
-    if let Some((list, period)) = FAMILIES.implied_period(part).filter(|(_, period)| is_broken(*period)) {
-        found.push(unfit(format!(
-            "config.json has no `{list}`, so loaders make every {period}th layer another kind, and these slices move layers to numbers of another kind; save the model with a newer transformers, which lists them, or move layers by multiples of {period}"
-        )));
+fn moved_to_other_kinds<'a>(
+    part: &Map<String, Value>,
+    count: u32,
+    taken: &[Taken<'a>],
+    of_donor: &dyn Fn(u32) -> Option<Kind<'a>>,
+) -> Option<Unfit> {
+    let numbered = || taken.iter().zip(0u32..);
+    let is_broken =
+        |period: u64| period > 1 && numbered().any(|(t, i)| u64::from(i) % period != u64::from(t.index) % period);
+    let periods = FAMILIES.periods.iter().filter_map(|key| Some((key, part.get(key)?.as_u64()?)));
+    let is_other =
+        |(t, i): (&Taken<'_>, u32)| of_donor(i.min(count.saturating_sub(1))).is_some_and(|kind| kind != t.kind);
+    let differ = taken.windows(2).any(|pair| pair[0].kind != pair[1].kind) || numbered().any(is_other);
+    if let Some((key, period)) = periods.clone().find(|(_, period)| is_broken(*period)) {
+        let detail = format!(
+            "`{key}: {period}` gives layers another kind by their number, and these slices move layers to numbers of another kind; move them by multiples of {period}"
+        );
+        return Some(if differ { Unfit::Broken(detail) } else { Unfit::Doubtful(detail) });
     }
-    let moved = taken.iter().enumerate().any(|(i, t)| i != t.index as usize);
-    if found.is_empty() && differ && moved && !FAMILIES.periods.iter().any(|key| part.contains_key(key)) {
-        found.push(Unfit::Doubtful(
-            "layers of this model have different tensors, and nothing known in its config.json says which layer is of which kind; check that the output loads".to_owned(),
-        ));
-    }
-    found
+    let (_, place) = numbered().find(|pair| periods.clone().next().is_none() && is_other(*pair))?;
+    Some(Unfit::Broken(format!(
+        "layer {place} of the output would have other tensors than loaders expect there, and nothing in config.json says which layer is of which kind; keep such layers at their places"
+    )))
 }
 
 #[cfg(test)]
@@ -210,7 +278,7 @@ mod tests {
             "moe_layer_start_index": 1, "moe_layer_end_index": 2,
         });
         let mut config = source.clone();
-        let unfit = set_depth(&mut config, &module(3), &taken(&source, &[0, 2, 1, 2]));
+        let unfit = set_depth(&mut config, &module(3), &taken(&source, &[0, 2, 1, 2]), &|_| None);
         assert_eq!(unfit, []);
         assert_eq!(
             config,
@@ -222,28 +290,50 @@ mod tests {
         );
     }
 
+    fn told(source: &Value, layers: &[u32]) -> (Value, Vec<Unfit>) {
+        let mut config = source.clone();
+        let unfit = set_depth(&mut config, &module(4), &taken(source, layers), &|_| None);
+        (config, unfit)
+    }
+
     #[test]
     fn what_a_config_cannot_say_is_told() {
-        let told = |source: Value, layers: &[u32]| {
-            let mut config = source.clone();
-            set_depth(&mut config, &module(4), &taken(&source, layers))
-        };
-        let leading = told(json!({"num_hidden_layers": 4, "first_k_dense_replace": 1}), &[1, 0, 2]);
+        let (_, leading) = told(&json!({"num_hidden_layers": 4, "first_k_dense_replace": 1}), &[1, 0, 2]);
         assert!(matches!(&leading[..], [Unfit::Broken(_)]), "{leading:?}");
-        let period = json!({"num_hidden_layers": 4, "full_attention_interval": 2});
-        assert!(matches!(&told(period.clone(), &[1, 2])[..], [Unfit::Doubtful(_)]));
-        assert_eq!(told(period, &[0, 1, 0, 1, 2, 3]), []);
-        let implied = json!({"num_hidden_layers": 4, "model_type": "gemma2"});
-        assert!(matches!(&told(implied, &[1, 2])[..], [Unfit::Doubtful(_)]));
+        let period = json!({"num_hidden_layers": 4, "attn_layer_period": 2});
+        assert!(matches!(&told(&period, &[1, 2]).1[..], [Unfit::Doubtful(_)]));
+        assert_eq!(told(&period, &[0, 1, 0, 1, 2, 3]).1, []);
+        let widths = json!({"num_hidden_layers": 4, "hidden_size_per_layer_input": 8});
+        assert!(matches!(&told(&widths, &[1, 2]).1[..], [Unfit::Broken(_)]));
+        assert_eq!(told(&widths, &[0, 1, 2, 3]).1, []);
+    }
+
+    #[test]
+    fn kinds_that_loaders_would_derive_from_numbers_are_written_out() {
+        let gemma = json!({"num_hidden_layers": 4, "model_type": "gemma3_text", "sliding_window_pattern": 2});
+        let (config, unfit) = told(&gemma, &[1, 1, 2]);
+        assert_eq!(config["layer_types"], json!(["full_attention", "full_attention", "sliding_attention"]));
+        assert_eq!(unfit, []);
+        let step = json!({"num_hidden_layers": 4, "decoder_sparse_step": 2, "mlp_only_layers": [3]});
+        let (config, _) = told(&step, &[1, 0, 3]);
+        assert_eq!((&config["decoder_sparse_step"], &config["mlp_only_layers"]), (&json!(1), &json!([1, 2])));
+        let letters = json!({"num_hidden_layers": 4, "hybrid_override_pattern": "M*-X"});
+        assert_eq!(told(&letters, &[3, 0]).0["hybrid_override_pattern"], "XM");
+        let repeating = json!({"num_hidden_layers": 4, "block_types": ["r", "a"]});
+        assert_eq!(told(&repeating, &[1, 2, 3]).0["block_types"], json!(["a", "r", "a"]));
     }
 
     #[test]
     fn layers_of_different_tensors_may_not_change_places_unseen() {
-        let source = json!({"num_hidden_layers": 2, "attn_layer_period": 2});
-        let mut config = source.clone();
-        let mut layers = taken(&source, &[1, 0]);
-        layers[0].kind = Kind::new(vec![("attn.weight", &[2, 2])]);
-        let unfit = set_depth(&mut config, &module(2), &layers);
-        assert!(matches!(&unfit[..], [Unfit::Broken(_)]), "{unfit:?}");
+        let kind =
+            |i: u32| -> Kind<'static> { Kind::new(if i == 0 { vec![("first.weight", &[2, 2])] } else { Vec::new() }) };
+        let moved = |layers: &[u32]| {
+            let source = json!({"num_hidden_layers": 4});
+            let mut layers = taken(&source, layers);
+            layers.iter_mut().for_each(|t| t.kind = kind(t.index));
+            set_depth(&mut source.clone(), &module(4), &layers, &|i| Some(kind(i)))
+        };
+        assert!(matches!(&moved(&[1, 3])[..], [Unfit::Broken(_)]));
+        assert_eq!(moved(&[0, 1, 1, 2, 3]), []);
     }
 }

@@ -21,8 +21,14 @@ pub(crate) struct Families {
     pub leading_counts: Vec<String>,
     /// Every how many layers one is of another kind.
     pub periods: Vec<String>,
-    /// Periods that a family has where its config lists nothing layer by layer.
-    implied_periods: Vec<ImpliedPeriod>,
+    /// Lists with one entry a layer that loaders make where a config has none.
+    implied_lists: Vec<ImpliedList>,
+    /// Lists that repeat over the layers.
+    pub repeating_lists: Vec<String>,
+    /// Texts with one letter a layer.
+    pub letter_lists: Vec<String>,
+    /// Widths of tensors outside the layers that hold a part for each layer.
+    pub per_layer_widths: Vec<String>,
     /// Keys for the first and the last layer of another kind.
     pub first_and_last: Vec<FirstAndLast>,
     /// Model types whose layers share their weights, so that they have fewer than they run.
@@ -73,13 +79,30 @@ struct Vocabulary {
     except: Vec<String>,
 }
 
+/// Every few layers one is of another kind.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct ImpliedPeriod {
+pub(crate) struct ImpliedList {
     types: Vec<String>,
-    /// What newer configs list instead.
-    list: String,
-    period: u64,
+    /// The key under which newer configs list the kinds.
+    pub list: String,
+    /// Keys that may say how many layers that is.
+    intervals: Vec<String>,
+    default: u64,
+    offset: u64,
+    at: Value,
+    #[serde(rename = "else")]
+    otherwise: Value,
+}
+
+impl ImpliedList {
+    /// The entry of layer `index`.
+    pub fn entry(&self, config: &Value, index: u32) -> Value {
+        let said = self.intervals.iter().find_map(|key| config.get(key)?.as_u64());
+        let interval = said.unwrap_or(self.default).max(1);
+        let is_other = (u64::from(index) + self.offset).is_multiple_of(interval);
+        if is_other { self.at.clone() } else { self.otherwise.clone() }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -114,11 +137,11 @@ impl Families {
         self.modules.iter().find(|d| d.when.iter().any(says)).map(|d| d.modules.as_slice())
     }
 
-    /// Every how many layers loaders make one of another kind, though this config does not say so; with the list that would.
-    pub fn implied_period(&self, config: &serde_json::Map<String, Value>) -> Option<(&str, u64)> {
+    /// The list that loaders would make for this config, which has none.
+    pub fn implied_list(&self, config: &Value) -> Option<&ImpliedList> {
         let model_type = config.get("model_type")?.as_str()?;
-        let implied = self.implied_periods.iter().find(|p| p.types.iter().any(|t| t == model_type))?;
-        (!config.contains_key(&implied.list)).then_some((implied.list.as_str(), implied.period))
+        let implied = self.implied_lists.iter().find(|p| p.types.iter().any(|t| t == model_type))?;
+        config.get(&implied.list).is_none_or(Value::is_null).then_some(implied)
     }
 
     pub fn shares_layers(&self, model_type: &str) -> bool {

@@ -47,7 +47,8 @@ impl Planner<'_> {
         for of_module in slices.chunk_by(|a, b| a.module == b.module).filter(|s| !s[0].is_whole()) {
             let Some(module) = module_of(&sources.list[donor], of_module[0].module) else { continue };
             let taken: Option<Vec<Taken<'_>>> = layers_taken(of_module, sources).into_iter().collect();
-            for unfit in taken.map_or(Vec::new(), |taken| set_depth(config, module, &taken)) {
+            let of_donor = |layer| kind_of(&sources.list[donor], module, layer);
+            for unfit in taken.map_or(Vec::new(), |taken| set_depth(config, module, &taken, &of_donor)) {
                 let pointer = of_module[0].pointer.rsplit_once('/').map_or("", |(list, _)| list);
                 match unfit {
                     Unfit::Broken(detail) => self.error(pointer, "layers_do_not_fit", detail),
