@@ -1,4 +1,4 @@
-//! `POST /v1/jobs`: a recipe is checked, planned from headers, and queued.
+//! `POST /v1/jobs`: a recipe is checked, planned from headers, and queued; of one with variants each, or none.
 
 use axum::{
     Json,
@@ -7,22 +7,31 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use engine::Plan;
-use jobs::{Enqueued, Idempotency, Job, JobId, NewJob};
+use jobs::{Enqueued, GroupId, Idempotency, Job, JobId, Member, NewJob};
+use recipe::Variant;
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::group_object::GroupObject;
 use crate::job_object::JobObject;
 use crate::limits::IDEMPOTENCY_KEY_CHARS_MAX;
 use crate::merge_request::{MergeRequest, MergeRequestBody};
-use crate::planning;
+use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+
+/// A job, or for a recipe with variants their group.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(crate) enum Created {
+    Job(Box<CreatedJob>),
+    Group(Box<CreatedGroup>),
+}
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct CreatedJob {
@@ -32,9 +41,36 @@ pub(crate) struct CreatedJob {
     warnings: Vec<Finding>,
 }
 
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CreatedGroup {
+    #[serde(flatten)]
+    group: GroupObject,
+    /// What to look at in the recipe; none of it stops the jobs.
+    warnings: Vec<Finding>,
+}
+
+impl Created {
+    fn job(job: Job, warnings: Vec<Finding>) -> Self {
+        Self::Job(Box::new(CreatedJob { job: JobObject::from(job), warnings }))
+    }
+
+    fn group(jobs: Vec<Job>, warnings: Vec<Finding>) -> Self {
+        let group = GroupObject::of(jobs).expect("a group has jobs, and they say which it is");
+        Self::Group(Box::new(CreatedGroup { group, warnings }))
+    }
+
+    fn location(&self) -> String {
+        match self {
+            Self::Job(created) => created.job.location().to_owned(),
+            Self::Group(created) => created.group.location().to_owned(),
+        }
+    }
+}
+
 /// Submit a recipe
 ///
-/// The recipe is checked against the headers of its models at once. Once answered with 201, the job survives a restart.
+/// The recipe is checked against the headers of its models at once. Once answered with 201, the job survives a restart. A
+/// recipe with `variants` or a `grid` makes a job for each and answers with their group; if one of them is refused, all are.
 #[utoipa::path(
     post,
     path = "/v1/jobs",
@@ -43,7 +79,9 @@ pub(crate) struct CreatedJob {
         ("output" = Option<String>, Query, description = "With a YAML body: where the artifact goes, a folder below an output root that does not exist yet"),
         ("lenient" = Option<bool>, Query, description = "With a YAML body: unknown names in the recipe are warnings"),
         ("priority" = Option<i64>, Query, description = "With a YAML body: -1000 to 1000, higher goes first"),
+        ("max_attempts" = Option<i64>, Query, description = "With a YAML body: 1 to 10, else 3"),
         ("label" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
+        ("metadata" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters. The same request with the same key makes one job"),
     ),
     request_body(
@@ -64,9 +102,9 @@ pub(crate) struct CreatedJob {
         ),
     ),
     responses(
-        (status = 201, description = "The job is queued, or the same request had made it before", body = CreatedJob, headers(
-            ("Location" = String, description = "The path of the job"),
-            ("Idempotent-Replayed" = Option<String>, description = "`true` when an earlier request made the job"),
+        (status = 201, description = "The job is queued, or the same request had made it before; of a recipe with variants, all its jobs", body = Created, headers(
+            ("Location" = String, description = "The path of the job, or of the group"),
+            ("Idempotent-Replayed" = Option<String>, description = "`true` when an earlier request made the job or group"),
         )),
         (status = 400, description = "The body, the query or a header cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
@@ -83,20 +121,31 @@ pub(crate) async fn create_job(
 ) -> Result<Response> {
     let key = idempotency_key(&headers)?;
     let request = MergeRequest::read(&headers, &query, &[], &body)?;
-    if let Some(job) = replayed(&api, key.as_deref(), &request).await? {
-        return Ok(answer(Enqueued::Replayed(job), Vec::new()));
+    if let Some(replayed) = replayed(&api, key.as_deref(), &request).await? {
+        return Ok(answer(replayed, true));
     }
-    let (request, plan) = planning::plan(&api, request).await?;
-    let warnings = Finding::all(plan.warnings.clone());
-    let enqueued = api.store.enqueue(job(request, &plan, key)).await?;
-    Ok(answer(enqueued, warnings))
+    let planned = planning::plan(&api, request, |_, plan| plan.about.name.to_owned()).await?;
+    let warnings = planned.warnings.clone();
+    let mut jobs = new_jobs(planned, key);
+    if let [job] = jobs.as_slice()
+        && job.member.is_none()
+    {
+        let (job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
+        return Ok(answer(Created::job(job, warnings), is_replayed));
+    }
+    let (jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
+    Ok(answer(Created::group(jobs, warnings), is_replayed))
 }
 
 /// Looked for before the recipe is planned: its output exists by now, and a model may be gone.
-async fn replayed(api: &Api, key: Option<&str>, request: &MergeRequest) -> Result<Option<Job>> {
+async fn replayed(api: &Api, key: Option<&str>, request: &MergeRequest) -> Result<Option<Created>> {
     let Some(key) = key else { return Ok(None) };
     let idempotency = Idempotency { key: key.to_owned(), request_digest: request.digest.clone() };
-    Ok(api.store.replayed(&idempotency).await?)
+    let Some(job) = api.store.replayed(&idempotency).await? else { return Ok(None) };
+    Ok(Some(match &job.member {
+        Some(member) => Created::group(api.store.group(&member.group).await?, Vec::new()),
+        None => Created::job(job, Vec::new()),
+    }))
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
@@ -110,21 +159,31 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     }
 }
 
-fn job(request: MergeRequest, plan: &Plan, key: Option<String>) -> NewJob {
-    let (recipe, recipe_format) = request.recipe.into_text();
-    NewJob {
+/// A job for each merge. The key stands on the first, and so for all.
+fn new_jobs(planned: Planned<String>, key: Option<String>) -> Vec<NewJob> {
+    let Planned { request, merges, .. } = planned;
+    let group = GroupId::generate();
+    let mut idempotency = key.map(|key| Idempotency { key, request_digest: request.digest.clone() });
+    let job = |(position, merge): (usize, PlannedMerge<String>)| NewJob {
         id: JobId::generate(),
-        recipe,
-        recipe_format,
-        method: plan.about.name.to_owned(),
+        recipe_format: request.recipe.format(),
+        method: merge.of_plan,
         lenient: request.lenient,
-        output: output(request.output),
-        labels: request.labels,
-        metadata: request.metadata,
+        output: output(planning::output_of(&request, &merge.variant)),
+        labels: request.labels.clone(),
+        metadata: request.metadata.clone(),
         priority: request.priority,
         max_attempts: request.max_attempts,
-        idempotency: key.map(|key| Idempotency { key, request_digest: request.digest }),
-    }
+        member: member(&group, position, &merge.variant),
+        recipe: merge.recipe,
+        idempotency: idempotency.take(),
+    };
+    merges.into_iter().enumerate().map(job).collect()
+}
+
+fn member(group: &GroupId, position: usize, variant: &Variant) -> Option<Member> {
+    let name = variant.name()?.to_owned();
+    Some(Member { group: group.clone(), position: position as i64, variant: name, settings: variant.settings() })
 }
 
 fn output(path: Option<String>) -> Value {
@@ -134,15 +193,17 @@ fn output(path: Option<String>) -> Value {
     }
 }
 
-fn answer(enqueued: Enqueued, warnings: Vec<Finding>) -> Response {
-    let (job, replayed) = match enqueued {
-        Enqueued::Created(job) => (job, false),
-        Enqueued::Replayed(job) => (job, true),
-    };
-    let location = format!("/v1/jobs/{}", job.id);
-    let body = CreatedJob { job: JobObject::from(job), warnings };
-    let mut response = (StatusCode::CREATED, [(header::LOCATION, location)], Json(body)).into_response();
-    if replayed {
+fn taken<T>(enqueued: Enqueued<T>) -> (T, bool) {
+    match enqueued {
+        Enqueued::Created(it) => (it, false),
+        Enqueued::Replayed(it) => (it, true),
+    }
+}
+
+fn answer(created: Created, is_replayed: bool) -> Response {
+    let location = created.location();
+    let mut response = (StatusCode::CREATED, [(header::LOCATION, location)], Json(created)).into_response();
+    if is_replayed {
         response.headers_mut().insert(IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
     }
     response
@@ -153,7 +214,7 @@ mod tests {
     use axum::http::Method;
 
     use super::*;
-    use crate::testing::{Fixture, RECIPE, YAML};
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
 
     #[tokio::test]
     async fn a_posted_recipe_becomes_a_queued_job() {
@@ -187,6 +248,98 @@ mod tests {
         assert_eq!(job["metadata"], json!({"who": "me"}));
         let job = fixture.post_json("/v1/jobs", &json!({"recipe_yaml": RECIPE})).await.json();
         assert_eq!((&job["recipe_format"], &job["output"]), (&json!("yaml"), &json!({"kind": "folder"})));
+    }
+
+    #[tokio::test]
+    async fn variants_become_a_group_of_jobs_with_recipes_of_their_own() {
+        let fixture = Fixture::new().await;
+        let answer = fixture.post_as("/v1/jobs?output=sweep&max_attempts=1&metadata=who=me", YAML, VARIANTS).await;
+        assert_eq!(answer.status, 201);
+        let group = answer.json();
+        assert_eq!(answer.header("location"), format!("/v1/groups/{}", group["id"].as_str().unwrap()));
+        assert_eq!((&group["object"], &group["status"]), (&json!("group"), &json!("queued")));
+        let strong = fixture.get(group["jobs"][1]["links"]["self"].as_str().unwrap()).await.json();
+        assert_eq!(strong["output"], json!({"kind": "folder", "path": "sweep/strong"}));
+        assert_eq!((&strong["max_attempts"], &strong["metadata"]), (&json!(1), &json!({"who": "me"})));
+        let recipe = strong["recipe"].as_str().unwrap();
+        assert!(recipe.starts_with("# variant strong\n") && !recipe.contains("variants"), "{recipe}");
+        // the recipe of a variant can be submitted alone
+        let alone = fixture.post("/v1/jobs", recipe).await.json();
+        assert_eq!((&alone["recipe"], &alone["group_id"]), (&json!(recipe), &json!(null)));
+        insta::with_settings!({filters => vec![
+            (r"group_[0-9a-f]{32}", "[group]"), (r"job_[0-9a-f]{32}", "[job]"), (r"\d{4}-\d\d-\d\dT[0-9:.]+Z", "[time]"),
+        ]}, { insta::assert_json_snapshot!(group) });
+    }
+
+    #[tokio::test]
+    async fn one_bad_variant_refuses_all_and_is_told_at_its_line() {
+        let fixture = Fixture::new().await;
+        let recipe =
+            format!("{VARIANTS}  - name: typo\n    parameters: {{normalise: false}}\n  - merge_method: slrp\n");
+        let answer = fixture.post("/v1/jobs", &recipe).await;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (422, Some("invalid_recipe")));
+        let body = answer.json();
+        let found: Vec<_> = body["errors"].as_array().unwrap().iter().map(|e| (&e["pointer"], &e["line"])).collect();
+        let expected = [
+            (&json!("/variants/2/parameters/normalise"), &json!(13)),
+            (&json!("/variants/3/merge_method"), &json!(14)),
+        ];
+        assert_eq!(found, expected, "{body}");
+        assert!(body["errors"][0]["detail"].as_str().unwrap().starts_with("variant \"typo\": "), "{body}");
+        assert_eq!(fixture.count().await, 0);
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_with_every_variant_is_told_once() {
+        let fixture = Fixture::new().await;
+        let body = fixture.post("/v1/jobs", &VARIANTS.replace("model: a", "model: nowhere")).await.json();
+        assert_eq!(body["errors"].as_array().unwrap().len(), 1, "{body}");
+        assert_eq!((&body["errors"][0]["pointer"], &body["errors"][0]["line"]), (&json!("/models/0/model"), &json!(3)));
+    }
+
+    #[tokio::test]
+    async fn an_output_that_one_variant_cannot_have_refuses_all() {
+        let fixture = Fixture::new().await;
+        std::fs::create_dir_all(fixture.path().join("out/sweep/strong")).unwrap();
+        let body = fixture.post_as("/v1/jobs?output=sweep/", YAML, VARIANTS).await.json();
+        assert_eq!((&body["code"], body["errors"].as_array().unwrap().len()), (&json!("output_exists"), 1));
+        let body = fixture.post_as("/v1/jobs?output=../x", YAML, VARIANTS).await.json();
+        assert_eq!((&body["code"], body["errors"].as_array().unwrap().len()), (&json!("invalid_output"), 2));
+        assert_eq!(fixture.count().await, 0);
+    }
+
+    #[tokio::test]
+    async fn options_variants_and_grids_may_stand_beside_the_recipe() {
+        let fixture = Fixture::new().await;
+        let grid = json!({"parameters": {"normalize": [true, false]}, "models": {"b": {"weight": [0.2, 0.4]}}});
+        let body = json!({"recipe_yaml": RECIPE, "grid": grid, "options": {"allow-crimes": true}});
+        let group = fixture.post_json("/v1/jobs", &body).await.json();
+        let names: Vec<_> = group["jobs"].as_array().unwrap().iter().map(|job| job["variant"].clone()).collect();
+        assert_eq!(names.len(), 4, "{group}");
+        assert_eq!(names[3], "normalize-false_b.weight-0.4");
+        let job = fixture.get(group["jobs"][0]["links"]["self"].as_str().unwrap()).await.json();
+        assert!(job["recipe"].as_str().unwrap().contains("allow-crimes: true"), "{job}");
+        let recipe = json!({"merge_method": "linear", "models": [{"model": "a"}, {"model": "b"}]});
+        let body = json!({"recipe": recipe, "variants": [{"parameters": {"weight": 1}}]});
+        let group = fixture.post_json("/v1/jobs", &body).await.json();
+        assert_eq!((&group["object"], &group["jobs"][0]["variant"]), (&json!("group"), &json!("weight-1")), "{group}");
+        let refused =
+            fixture.post_json("/v1/jobs", &json!({"recipe_yaml": RECIPE, "options": {"allow_crime": 1}})).await;
+        let error = &refused.json()["errors"][0];
+        assert_eq!((&error["pointer"], &error["line"]), (&json!("/options/allow_crime"), &json!(null)));
+    }
+
+    #[tokio::test]
+    async fn the_same_key_replays_a_whole_group() {
+        let fixture = Fixture::new().await;
+        let headers = [("content-type", YAML), ("idempotency-key", "key")];
+        let first = fixture.send(Method::POST, "/v1/jobs", &headers, VARIANTS).await;
+        let again = fixture.send(Method::POST, "/v1/jobs", &headers, VARIANTS).await;
+        assert_eq!((again.status, again.header("idempotent-replayed")), (201, "true"));
+        assert_eq!((again.header("location"), again.json()), (first.header("location"), first.json()));
+        let other = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await;
+        assert_eq!(other.json()["code"], "idempotency_mismatch");
+        assert_eq!(fixture.count().await, 2);
     }
 
     #[tokio::test]

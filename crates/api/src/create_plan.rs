@@ -1,13 +1,16 @@
 //! `POST /v1/plans`: what a job would do, in figures, without making one.
 
 use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
-use engine::PlanSummary;
+use engine::{Plan, PlanSummary};
+use recipe::Variant;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::Api;
 use crate::merge_request::{MergeRequest, MergeRequestBody};
-use crate::planning;
-use crate::problem::{AnyProblem, Finding, ProblemDocument, Result};
+use crate::planning::{self, Planned, PlannedMerge};
+use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 
 /// A merge in figures.
@@ -34,6 +37,39 @@ pub(crate) struct PlanBody {
     warnings: Vec<Finding>,
     /// Only with `tensors=true`.
     tensor_tasks: Option<Vec<TensorBody>>,
+}
+
+/// A plan, or for a recipe with variants the plan of each.
+#[derive(ToSchema)]
+#[schema(as = PlanAnswer)]
+#[expect(dead_code, reason = "written down for the documentation")]
+#[serde(untagged)]
+pub(crate) enum PlanAnswerBody {
+    One(PlanBody),
+    Many(PlanListBody),
+}
+
+#[derive(ToSchema)]
+#[schema(as = PlanList)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct PlanListBody {
+    /// Always `list`.
+    object: String,
+    /// In the order of the variants.
+    data: Vec<VariantPlanBody>,
+    /// What all of them have to say, each thing once.
+    warnings: Vec<Finding>,
+}
+
+#[derive(ToSchema)]
+#[schema(as = VariantPlan)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct VariantPlanBody {
+    variant: String,
+    /// What the variant sets.
+    #[schema(value_type = Object)]
+    parameters: (),
+    plan: PlanBody,
 }
 
 #[derive(ToSchema)]
@@ -77,11 +113,13 @@ pub(crate) struct TensorBody {
     path = "/v1/plans",
     tag = "plans",
     params(
-        ("tensors" = Option<bool>, Query, description = "List every output tensor with its parameters"),
+        ("tensors" = Option<bool>, Query, description = "List every output tensor with its parameters; not for a recipe with variants"),
         ("output" = Option<String>, Query, description = "With a YAML body: as for a job"),
         ("lenient" = Option<bool>, Query, description = "With a YAML body: unknown names in the recipe are warnings"),
         ("priority" = Option<i64>, Query, description = "With a YAML body: as for a job, without effect"),
+        ("max_attempts" = Option<i64>, Query, description = "With a YAML body: as for a job, without effect"),
         ("label" = Option<Vec<String>>, Query, description = "With a YAML body: as for a job, without effect"),
+        ("metadata" = Option<Vec<String>>, Query, description = "With a YAML body: as for a job, without effect"),
     ),
     request_body(
         description = "The recipe as YAML, or a JSON object that holds it",
@@ -91,7 +129,7 @@ pub(crate) struct TensorBody {
         ),
     ),
     responses(
-        (status = 200, description = "The plan", body = PlanBody),
+        (status = 200, description = "The plan; of a recipe with variants, the plan of each", body = PlanAnswerBody),
         (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
@@ -104,19 +142,48 @@ pub(crate) async fn create_plan(
     headers: HeaderMap,
     query: Pairs,
     body: Bytes,
-) -> Result<Json<PlanSummary>> {
+) -> Result<Json<PlanAnswer>> {
     let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
     let with_tensors = query.flag("tensors")?.unwrap_or(false);
-    let (_, plan) = planning::plan(&api, request).await?;
-    Ok(Json(plan.summary(with_tensors)))
+    let summary = move |variant: &Variant, plan: Plan| plan.summary(with_tensors && variant.name().is_none());
+    let Planned { merges, warnings, .. } = planning::plan(&api, request, summary).await?;
+    let (data, alone): (Vec<_>, Vec<_>) = merges.into_iter().map(VariantPlan::of).partition(|it| it.variant.is_some());
+    match alone.into_iter().next() {
+        Some(only) => Ok(Json(PlanAnswer::One(Box::new(only.plan)))),
+        None if with_tensors => {
+            let detail = "`tensors` lists those of one merge, and the recipe has variants; plan one of them alone";
+            Err(Problem::new(Code::InvalidQuery, detail))
+        }
+        None => Ok(Json(PlanAnswer::Many { object: "list", data, warnings })),
+    }
+}
+
+/// A plan, or for a recipe with variants the plan of each.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(crate) enum PlanAnswer {
+    One(Box<PlanSummary>),
+    Many { object: &'static str, data: Vec<VariantPlan>, warnings: Vec<Finding> },
+}
+
+#[derive(Serialize)]
+pub(crate) struct VariantPlan {
+    variant: Option<String>,
+    parameters: Map<String, Value>,
+    plan: PlanSummary,
+}
+
+impl VariantPlan {
+    fn of(merge: PlannedMerge<PlanSummary>) -> Self {
+        let variant = merge.variant.name().map(str::to_owned);
+        Self { variant, parameters: merge.variant.settings(), plan: merge.of_plan }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::Value;
-
     use super::*;
-    use crate::testing::{Fixture, RECIPE, assert_documented};
+    use crate::testing::{Fixture, RECIPE, VARIANTS, assert_documented};
 
     #[tokio::test]
     async fn a_plan_writes_nothing() {
@@ -136,6 +203,20 @@ mod tests {
         assert_documented::<PlanBody>(&plan);
         assert_documented::<ShardBody>(&plan["shards"][0]);
         assert_documented::<TensorBody>(&plan["tensor_tasks"][0]);
+    }
+
+    #[tokio::test]
+    async fn each_variant_is_planned() {
+        let fixture = Fixture::new().await;
+        let plans = fixture.post("/v1/plans", VARIANTS).await.json();
+        let digest = |i: usize| plans["data"][i]["plan"]["digest"].as_str().unwrap();
+        assert_ne!(digest(0), digest(1));
+        assert_eq!((&plans["object"], &plans["data"][1]["variant"]), (&"list".into(), &"strong".into()));
+        assert_documented::<PlanListBody>(&plans);
+        assert_documented::<VariantPlanBody>(&plans["data"][0]);
+        let refused = fixture.post("/v1/plans?tensors=true", VARIANTS).await;
+        assert_eq!((refused.status, refused.json()["code"].as_str()), (400, Some("invalid_query")));
+        assert_eq!(fixture.count().await, 0);
     }
 
     #[tokio::test]

@@ -34,6 +34,11 @@ pub(crate) struct JobObject {
     /// How often a worker began it.
     attempt: i64,
     max_attempts: i64,
+    /// The jobs of the same request, where it had variants.
+    #[schema(example = "group_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
+    group_id: Option<String>,
+    /// Which variant of the request this is.
+    variant: Option<String>,
     /// What the worker last reported.
     progress: Option<ProgressObject>,
     /// Why a failed job failed.
@@ -58,7 +63,7 @@ pub(crate) struct JobObject {
     links: Links,
 }
 
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = JobStatus)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Status {
@@ -137,6 +142,8 @@ impl From<Job> for JobObject {
             priority: job.priority,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
+            group_id: job.member.as_ref().map(|member| member.group.to_string()),
+            variant: job.member.map(|member| member.variant),
             progress: job.progress.as_ref().map(ProgressObject::from),
             error: job.error.map(ErrorObject::from),
             publication: job.publication,
@@ -151,8 +158,14 @@ impl From<Job> for JobObject {
     }
 }
 
+impl JobObject {
+    pub(crate) fn location(&self) -> &str {
+        &self.links.itself
+    }
+}
+
 impl Status {
-    fn of(job: &Job) -> Self {
+    pub(crate) fn of(job: &Job) -> Self {
         match job.status {
             jobs::Status::Queued => Self::Queued,
             jobs::Status::Running if job.is_cancelling() => Self::Cancelling,
@@ -165,7 +178,7 @@ impl Status {
 }
 
 impl Links {
-    fn of(job: &Job) -> Self {
+    pub(crate) fn of(job: &Job) -> Self {
         let itself = format!("/v1/jobs/{}", job.id);
         Self { events: format!("{itself}/events"), cancel: format!("{itself}/cancel"), itself }
     }

@@ -4,12 +4,15 @@
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
 mod api;
+mod cancel_group;
 mod cancel_job;
 mod create_job;
 mod create_plan;
 mod event_object;
 mod event_stream;
+mod get_group;
 mod get_job;
+mod group_object;
 mod health;
 mod index;
 mod job_object;
@@ -18,6 +21,7 @@ mod list_methods;
 mod merge_request;
 mod openapi;
 mod planning;
+mod posted_recipe;
 mod problem;
 mod query;
 mod read_events;

@@ -1,7 +1,7 @@
 //! `GET /v1/jobs`: newest first, a page at a time.
 
 use axum::{Json, extract::State};
-use jobs::{Cursor, JobFilter, JobPage, Status};
+use jobs::{Cursor, GroupId, JobFilter, JobPage, Status};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -27,6 +27,7 @@ pub(crate) struct JobList {
     tag = "jobs",
     params(
         ("status" = Option<Vec<String>>, Query, description = "Only jobs in one of these: queued, running, succeeded, failed, cancelled; repeatable, or joined by commas"),
+        ("group" = Option<String>, Query, description = "Only the jobs of this group"),
         ("limit" = Option<u32>, Query, description = "1 to 100, else 20"),
         ("after" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
@@ -37,9 +38,13 @@ pub(crate) struct JobList {
     )
 )]
 pub(crate) async fn list_jobs(State(api): State<Api>, query: Pairs) -> Result<Json<JobList>> {
-    query.only(&["status", "limit", "after"])?;
-    let filter =
-        JobFilter { status: statuses(&query)?, after: query.parsed::<Cursor>("after")?, limit: query.limit()? };
+    query.only(&["status", "group", "limit", "after"])?;
+    let filter = JobFilter {
+        status: statuses(&query)?,
+        group: query.parsed::<GroupId>("group")?,
+        after: query.parsed::<Cursor>("after")?,
+        limit: query.limit()?,
+    };
     let JobPage { jobs, next } = api.store.list(&filter).await?;
     Ok(Json(JobList {
         object: "list",

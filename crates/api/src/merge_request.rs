@@ -1,22 +1,34 @@
 //! What is posted to make a job or a plan: a raw recipe with options in the query, or a JSON object that holds both.
 //!
-//! Both forms become one map of options, so that they refuse the same mistakes; `metadata` and `max_attempts` need the object.
+//! Both forms become one map of options, so that they refuse the same mistakes; what belongs into the recipe (`options`,
+//! `variants`, `grid`) may stand beside it in the object only.
 
 use axum::http::{HeaderMap, header};
-use jobs::RecipeFormat;
-use recipe::{Recipe, Refusal, escape};
+use recipe::escape;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::limits::{ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, VALUE_CHARS_MAX};
+use crate::posted_recipe::{Posted, PostedRecipe};
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::query::Pairs;
 
 const YAML_TYPES: [&str; 3] = ["application/yaml", "text/yaml", "application/x-yaml"];
-const QUERY_KEYS: [&str; 4] = ["output", "lenient", "priority", "label"];
-const BODY_KEYS: [&str; 8] =
-    ["recipe", "recipe_yaml", "output", "labels", "metadata", "lenient", "priority", "max_attempts"];
+const QUERY_KEYS: [&str; 6] = ["output", "lenient", "priority", "max_attempts", "label", "metadata"];
+const BODY_KEYS: [&str; 11] = [
+    "recipe",
+    "recipe_yaml",
+    "options",
+    "variants",
+    "grid",
+    "output",
+    "labels",
+    "metadata",
+    "lenient",
+    "priority",
+    "max_attempts",
+];
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct MergeRequest {
@@ -30,28 +42,6 @@ pub(crate) struct MergeRequest {
     pub(crate) max_attempts: i64,
     /// Equal requests have equal digests.
     pub(crate) digest: String,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum PostedRecipe {
-    Yaml(String),
-    Json(Value),
-}
-
-impl PostedRecipe {
-    pub(crate) fn parse(&self, lenient: bool) -> Result<Recipe, Refusal> {
-        match self {
-            Self::Yaml(text) => Recipe::parse(text, lenient),
-            Self::Json(value) => Recipe::from_json(value, lenient),
-        }
-    }
-
-    pub(crate) fn into_text(self) -> (String, RecipeFormat) {
-        match self {
-            Self::Yaml(text) => (text, RecipeFormat::Yaml),
-            Self::Json(value) => (value.to_string(), RecipeFormat::Json),
-        }
-    }
 }
 
 impl MergeRequest {
@@ -115,25 +105,28 @@ fn yaml_body(query: &Pairs, more: &[&str], body: &[u8]) -> Result<Map<String, Va
     if let Some(lenient) = query.flag("lenient")? {
         map.insert("lenient".to_owned(), json!(lenient));
     }
-    if let Some(priority) = query.parsed::<i64>("priority")? {
-        map.insert("priority".to_owned(), json!(priority));
+    for key in ["priority", "max_attempts"] {
+        if let Some(number) = query.parsed::<i64>(key)? {
+            map.insert(key.to_owned(), json!(number));
+        }
     }
-    map.insert("labels".to_owned(), Value::Object(labels(query)?));
+    map.insert("labels".to_owned(), Value::Object(pairs(query, "label")?));
+    map.insert("metadata".to_owned(), Value::Object(pairs(query, "metadata")?));
     Ok(map)
 }
 
-fn labels(query: &Pairs) -> Result<Map<String, Value>> {
+fn pairs(query: &Pairs, parameter: &str) -> Result<Map<String, Value>> {
     let wrong = |detail: String| Problem::new(Code::InvalidQuery, detail);
-    let mut labels = Map::new();
-    for text in query.all("label") {
-        let (key, value) = text
-            .split_once('=')
-            .ok_or_else(|| wrong(format!("query parameter `label` is {text:?}; write `label=key=value`")))?;
-        if labels.insert(key.to_owned(), json!(value)).is_some() {
-            return Err(wrong(format!("query parameter `label` gives `{key}` twice")));
+    let mut pairs = Map::new();
+    for text in query.all(parameter) {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            wrong(format!("query parameter `{parameter}` is {text:?}; write `{parameter}=key=value`"))
+        })?;
+        if pairs.insert(key.to_owned(), json!(value)).is_some() {
+            return Err(wrong(format!("query parameter `{parameter}` gives `{key}` twice")));
         }
     }
-    Ok(labels)
+    Ok(pairs)
 }
 
 fn invalid(findings: Vec<Finding>) -> Problem {
@@ -149,7 +142,12 @@ fn decode(map: Map<String, Value>, digest: String) -> Result<MergeRequest> {
     decoder.unknown_keys();
     let recipe = decoder.recipe();
     let request = MergeRequest {
-        recipe: recipe.unwrap_or(PostedRecipe::Json(Value::Null)),
+        recipe: PostedRecipe {
+            posted: recipe.unwrap_or(Posted::Json(Value::Null)),
+            options: decoder.options(),
+            variants: decoder.take("variants"),
+            grid: decoder.take("grid"),
+        },
         output: decoder.output(),
         labels: decoder.pairs("labels"),
         metadata: decoder.pairs("metadata"),
@@ -189,10 +187,10 @@ impl Decoder {
         }
     }
 
-    fn recipe(&mut self) -> Option<PostedRecipe> {
+    fn recipe(&mut self) -> Option<Posted> {
         match (self.take("recipe"), self.take("recipe_yaml")) {
-            (Some(value @ Value::Object(_)), None) => return Some(PostedRecipe::Json(value)),
-            (None, Some(Value::String(text))) => return Some(PostedRecipe::Yaml(text)),
+            (Some(value @ Value::Object(_)), None) => return Some(Posted::Json(value)),
+            (None, Some(Value::String(text))) => return Some(Posted::Yaml(text)),
             (Some(_), Some(_)) => {
                 self.error("/recipe_yaml", "invalid_value", "`recipe` and `recipe_yaml` are both there; keep one")
             }
@@ -205,6 +203,18 @@ impl Decoder {
             }
         }
         None
+    }
+
+    /// Their names and values are the recipe's to check.
+    fn options(&mut self) -> Map<String, Value> {
+        match self.take("options") {
+            None => Map::new(),
+            Some(Value::Object(options)) => options,
+            Some(_) => {
+                self.error("/options", "invalid_value", "`options` is an object, as {\"allow_crimes\": true}");
+                Map::new()
+            }
+        }
     }
 
     fn output(&mut self) -> Option<String> {
@@ -297,7 +307,17 @@ pub(crate) struct MergeRequestBody {
     recipe: Option<Value>,
     /// The recipe as YAML text; errors then have line and column.
     recipe_yaml: Option<String>,
-    /// Where the artifact goes: a folder below an output root of the server that does not exist yet.
+    /// Options of the recipe, as its own `options`; over those it has.
+    #[schema(value_type = Option<Object>, example = json!({"allow_crimes": true, "out_shard_size": "5B"}))]
+    options: Option<Value>,
+    /// One job for each: a name, and what it changes in the form of the recipe. May also stand in the recipe.
+    #[schema(value_type = Option<Vec<Object>>, example = json!([{"name": "mild", "parameters": {"t": 0.3}}, {"name": "strong", "parameters": {"t": 0.7}, "models": {"org/chat": {"weight": 0.2}}}]))]
+    variants: Option<Value>,
+    /// One job for each combination of the values listed, in the form of a variant. May also stand in the recipe.
+    #[schema(value_type = Option<Object>, example = json!({"parameters": {"t": [0.3, 0.5, 0.7]}}))]
+    grid: Option<Value>,
+    /// Where the artifact goes: a folder below an output root of the server that does not exist yet. Each variant goes to
+    /// a folder of its name below it.
     output: Option<OutputBody>,
     /// At most 16 pairs; keys of 64 characters, values of 512.
     labels: Option<std::collections::BTreeMap<String, String>>,
@@ -360,7 +380,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let pairs: Map<String, Value> = (0..17).map(|i| (i.to_string(), json!("v"))).collect();
         let body = json!({
-            "recipe_yml": RECIPE, "output": {"kind": "hub", "repo": "a/b"}, "labels": {"a/b": 1}, "metadata": pairs,
+            "recipe_yml": RECIPE, "options": [1], "output": {"kind": "hub", "repo": "a/b"}, "labels": {"a/b": 1}, "metadata": pairs,
             "lenient": "yes", "priority": 1.5, "max_attempts": 11,
         });
         let answer = fixture.post_json("/v1/jobs", &body).await;
@@ -377,6 +397,7 @@ mod tests {
             [
                 ["/recipe_yml", "unknown_key"],
                 ["", "missing"],
+                ["/options", "invalid_value"],
                 ["/output/kind", "invalid_value"],
                 ["/output/repo", "unknown_key"],
                 ["/labels/a~1b", "invalid_value"],
@@ -399,7 +420,8 @@ mod tests {
             "label=k",
             "label=k=1&label=k=2",
             "output=a&output=b",
-            "max_attempts=2",
+            "metadata=k",
+            "max_attempts=many",
         ] {
             let answer = fixture.post_as(&format!("/v1/jobs?{query}"), YAML, RECIPE).await;
             assert_eq!(answer.status, 400, "{query}");

@@ -17,6 +17,7 @@ use crate::router::routes;
     servers((url = "/")),
     tags(
         (name = "jobs", description = "Merges, from recipe to publication"),
+        (name = "groups", description = "The jobs of one request, one for each variant"),
         (name = "plans", description = "What a merge would do, and what it can do"),
         (name = "server", description = "The server itself"),
     )

@@ -1,42 +1,107 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
 use engine::Plan;
-use recipe::Refusal;
+use recipe::{Problem as Found, Refusal, Variant, told_once};
 
 use crate::merge_request::MergeRequest;
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::{Api, ApiConfig};
 
-/// Plans the merge without reading tensor data, or says what stands in its way.
-pub(crate) async fn plan(api: &Api, request: MergeRequest) -> Result<(MergeRequest, Plan)> {
+/// A request of which every merge can be done, as far as headers tell.
+pub(crate) struct Planned<T> {
+    pub(crate) request: MergeRequest,
+    pub(crate) merges: Vec<PlannedMerge<T>>,
+    /// What all merges have to say, each thing once.
+    pub(crate) warnings: Vec<Finding>,
+}
+
+pub(crate) struct PlannedMerge<T> {
+    pub(crate) variant: Variant,
+    /// A recipe that is complete alone.
+    pub(crate) recipe: String,
+    /// What was taken of the plan: plans themselves are large.
+    pub(crate) of_plan: T,
+}
+
+/// Plans each merge without reading tensor data, or says everything that stands in their way. `take` keeps of each plan
+/// what is needed.
+pub(crate) async fn plan<T, F>(api: &Api, request: MergeRequest, take: F) -> Result<Planned<T>>
+where
+    T: Send + 'static,
+    F: Fn(&Variant, Plan) -> T + Send + 'static,
+{
     let permit = api.planning.clone().acquire_owned().await.map_err(|_| Problem::internal())?;
     let config = api.config.clone();
     // reading headers blocks, and outlives a client that hangs up: the permit goes along
     let work = move || {
         let _permit = permit;
-        check_output(&config, request.output.as_deref())?;
-        let plan = plan_recipe(&config, &request)?;
-        Ok((request, plan))
+        plan_all(&config, request, take)
     };
     tokio::task::spawn_blocking(work).await.map_err(Problem::of_task)?
 }
 
-fn plan_recipe(config: &ApiConfig, request: &MergeRequest) -> Result<Plan, Refusal> {
-    let recipe = request.recipe.parse(request.lenient)?;
-    Ok(engine::open_and_plan(&recipe, &config.access, &config.settings)?.0)
+/// Where a merge goes: below the output of the request, by the name of its variant.
+pub(crate) fn output_of(request: &MergeRequest, variant: &Variant) -> Option<String> {
+    let output = request.output.as_deref()?;
+    Some(variant.name().map_or_else(|| output.to_owned(), |name| format!("{}/{name}", output.trim_end_matches('/'))))
 }
 
-fn check_output(config: &ApiConfig, output: Option<&str>) -> Result<()> {
-    let Some(path) = output else { return Ok(()) };
-    let refused = |code, word, detail: String| {
-        Err(Problem::new(code, detail.clone()).with_errors(vec![Finding::at("/output", word, detail)]))
+fn plan_all<T>(config: &ApiConfig, request: MergeRequest, take: impl Fn(&Variant, Plan) -> T) -> Result<Planned<T>> {
+    let variants = request.recipe.variants()?;
+    check_outputs(config, &request, &variants)?;
+    let mut merges = Vec::new();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let mut is_refused = false;
+    for variant in variants {
+        let name = variant.name().map(str::to_owned);
+        let (of_this, warned) = match plan_one(config, &request, &variant) {
+            Ok((recipe, plan)) => {
+                let warned = plan.warnings.clone();
+                let of_plan = take(&variant, plan);
+                merges.push(PlannedMerge { variant, recipe, of_plan });
+                (Vec::new(), warned)
+            }
+            Err(refusal) => {
+                is_refused = true;
+                (refusal.problems, refusal.warnings)
+            }
+        };
+        problems.push((name.clone(), of_this));
+        warnings.push((name, warned));
+    }
+    let warnings: Vec<Found> = told_once(warnings);
+    if is_refused {
+        return Err(Refusal { problems: told_once(problems), warnings }.into());
+    }
+    Ok(Planned { request, merges, warnings: Finding::all(warnings) })
+}
+
+fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Result<(String, Plan), Refusal> {
+    let recipe = variant.recipe(request.lenient)?;
+    let planned = engine::open_and_plan(&recipe, &config.access, &config.settings);
+    let (mut plan, _) = planned.map_err(|refusal| variant.placed(refusal))?;
+    plan.warnings = variant.all_placed(plan.warnings);
+    Ok((variant.text()?, plan))
+}
+
+fn check_outputs(config: &ApiConfig, request: &MergeRequest, variants: &[Variant]) -> Result<()> {
+    let outputs = variants.iter().filter_map(|variant| output_of(request, variant));
+    let refused: Vec<_> = outputs.filter_map(|path| output_refused(config, &path)).collect();
+    let Some((code, first)) = refused.first() else { return Ok(()) };
+    let detail = match refused.len() {
+        1 => first.detail.clone(),
+        many => format!("{many} outputs cannot be written; `errors` has each"),
     };
+    Err(Problem::new(*code, detail).with_errors(refused.into_iter().map(|(_, finding)| finding).collect()))
+}
+
+fn output_refused(config: &ApiConfig, path: &str) -> Option<(Code, Finding)> {
     match config.outputs.resolve(path) {
-        Err(detail) => refused(Code::InvalidOutput, "invalid_output", detail),
+        Err(detail) => Some((Code::InvalidOutput, Finding::at("/output", "invalid_output", detail))),
         Ok(target) if target.symlink_metadata().is_ok() => {
             let detail = format!("output {path:?} exists already; nothing is overwritten, so name another");
-            refused(Code::OutputExists, "output_exists", detail)
+            Some((Code::OutputExists, Finding::at("/output", "output_exists", detail)))
         }
-        Ok(_) => Ok(()),
+        Ok(_) => None,
     }
 }

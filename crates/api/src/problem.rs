@@ -32,6 +32,7 @@ pub(crate) enum Code {
     ForeignOrigin,
     NotFound,
     JobNotFound,
+    GroupNotFound,
     MethodNotAllowed,
     JobFinished,
     BodyTooLarge,
@@ -63,6 +64,7 @@ impl Code {
             Self::ForeignOrigin => ("foreign_origin", S::FORBIDDEN, "Pages of other sites may not do this"),
             Self::NotFound => ("not_found", S::NOT_FOUND, "There is nothing at this path"),
             Self::JobNotFound => ("job_not_found", S::NOT_FOUND, "There is no such job"),
+            Self::GroupNotFound => ("group_not_found", S::NOT_FOUND, "There is no such group"),
             Self::MethodNotAllowed => {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This path does not take this method")
             }
@@ -179,6 +181,10 @@ impl Problem {
 
     pub(crate) fn no_job(id: &str) -> Self {
         Self::new(Code::JobNotFound, format!("there is no job {id:?}"))
+    }
+
+    pub(crate) fn no_group(id: &str) -> Self {
+        Self::new(Code::GroupNotFound, format!("there is no group {id:?}"))
     }
 }
 
@@ -326,6 +332,10 @@ mod tests {
             (Method::GET, "/v1/jobs/job_1", "", "", 404, "job-not-found"),
             (Method::POST, &format!("{job}/cancel"), "", "", 404, "job-not-found"),
             (Method::GET, &format!("{job}/events"), "", "", 404, "job-not-found"),
+            (Method::GET, "/v1/groups/group_0190a1b2c3d47e8f90a1b2c3d4e5f607", "", "", 404, "group-not-found"),
+            (Method::GET, "/v1/groups/job_0190a1b2c3d47e8f90a1b2c3d4e5f607", "", "", 404, "group-not-found"),
+            (Method::POST, "/v1/groups/group_1/cancel", "", "", 404, "group-not-found"),
+            (Method::GET, "/v1/jobs?group=job_1", "", "", 400, "invalid-query"),
             (Method::GET, "/v1/jobs/%ff", "", "", 400, "bad-request"),
             (Method::GET, "/v1/jobs?limit=many", "", "", 400, "invalid-query"),
             (Method::GET, "/v1/jobs?after=nowhere", "", "", 400, "invalid-query"),

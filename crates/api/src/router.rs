@@ -14,7 +14,8 @@ use crate::problem::Problem;
 use crate::request_id::request_id;
 use crate::same_origin::same_origin;
 use crate::{
-    Api, cancel_job, create_job, create_plan, get_job, health, index, list_jobs, list_methods, read_events, version,
+    Api, cancel_group, cancel_job, create_job, create_plan, get_group, get_job, health, index, list_jobs, list_methods,
+    read_events, version,
 };
 
 pub fn router(api: Api) -> Router {
@@ -34,6 +35,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(get_job::get_job))
         .routes(routes!(cancel_job::cancel_job))
         .routes(routes!(read_events::read_events))
+        .routes(routes!(get_group::get_group))
+        .routes(routes!(cancel_group::cancel_group))
         .routes(routes!(create_plan::create_plan))
         .routes(routes!(list_methods::list_methods))
         .routes(routes!(health::healthz))

@@ -34,6 +34,19 @@ models:
   - model: b
     parameters: {weight: 0.5}
 ";
+pub(crate) const VARIANTS: &str = "\
+merge_method: linear
+models:
+  - model: a
+    parameters: {weight: 0.5}
+  - model: b
+    parameters: {weight: 0.5}
+variants:
+  - name: plain
+  - name: strong
+    parameters: {normalize: false}
+    models: {b: {weight: 0.9}}
+";
 const TTL: Duration = Duration::from_secs(60);
 /// Far above what an answer takes: a stream that does not end fails its test instead of hanging it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -113,7 +126,7 @@ impl Fixture {
     }
 
     pub(crate) async fn count(&self) -> usize {
-        let filter = JobFilter { status: Vec::new(), after: None, limit: 100 };
+        let filter = JobFilter { status: Vec::new(), group: None, after: None, limit: 100 };
         self.store.list(&filter).await.unwrap().jobs.len()
     }
 

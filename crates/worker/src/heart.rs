@@ -178,6 +178,7 @@ mod tests {
                 metadata: Map::new(),
                 priority: 0,
                 max_attempts: 3,
+                member: None,
                 idempotency: None,
             };
             assert!(matches!(store.enqueue(job).await.unwrap(), Enqueued::Created(_)));

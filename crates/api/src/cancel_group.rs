@@ -1,0 +1,55 @@
+//! `POST /v1/groups/{id}/cancel`. Asking again gives the same answer.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use jobs::GroupId;
+
+use crate::Api;
+use crate::group_object::GroupObject;
+use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+
+/// Cancel a group
+///
+/// Cancels every job of the group that is not over; jobs that are over stay as they are.
+#[utoipa::path(
+    post,
+    path = "/v1/groups/{id}/cancel",
+    tag = "groups",
+    params(("id" = String, Path, description = "The id of the group")),
+    responses(
+        (status = 200, description = "The group as it stands: running jobs are `cancelling` until their workers stop", body = GroupObject),
+        (status = 404, description = "There is no such group", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
+)]
+pub(crate) async fn cancel_group(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<GroupObject>> {
+    let unknown = || Problem::no_group(&id);
+    let parsed = GroupId::parse(&id).map_err(|_| unknown())?;
+    Ok(Json(GroupObject::of(api.store.cancel_group(&parsed).await?).ok_or_else(unknown)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::testing::{Fixture, VARIANTS};
+
+    #[tokio::test]
+    async fn what_is_queued_is_cancelled_and_what_runs_is_asked_to_stop() {
+        let fixture = Fixture::new().await;
+        let group = fixture.post("/v1/jobs", VARIANTS).await.json();
+        fixture.claim().await;
+        for _ in 0..2 {
+            let answer = fixture.post(group["links"]["cancel"].as_str().unwrap(), "").await;
+            assert_eq!(answer.status, 200);
+            let group = answer.json();
+            let statuses: Vec<_> = group["jobs"].as_array().unwrap().iter().map(|job| &job["status"]).collect();
+            assert_eq!(
+                (statuses, &group["status"]),
+                (vec![&json!("cancelling"), &json!("cancelled")], &json!("cancelling"))
+            );
+        }
+    }
+}

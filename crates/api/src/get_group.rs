@@ -1,0 +1,72 @@
+//! `GET /v1/groups/{id}`.
+
+use axum::{
+    Json,
+    extract::{Path, State},
+};
+use jobs::GroupId;
+
+use crate::Api;
+use crate::group_object::GroupObject;
+use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+
+/// Read a group
+///
+/// The jobs of one request, one for each variant of its recipe, as a table.
+#[utoipa::path(
+    get,
+    path = "/v1/groups/{id}",
+    tag = "groups",
+    params(("id" = String, Path, description = "The id of the group")),
+    responses(
+        (status = 200, description = "The group as it stands", body = GroupObject),
+        (status = 404, description = "There is no such group", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
+)]
+pub(crate) async fn get_group(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<GroupObject>> {
+    let unknown = || Problem::no_group(&id);
+    let parsed = GroupId::parse(&id).map_err(|_| unknown())?;
+    Ok(Json(GroupObject::of(api.store.group(&parsed).await?).ok_or_else(unknown)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::group_object::{Counts, GroupLinks, MemberObject};
+    use crate::testing::{Fixture, VARIANTS, assert_documented};
+
+    #[tokio::test]
+    async fn a_group_is_a_table_of_its_variants() {
+        let fixture = Fixture::new().await;
+        let created = fixture.post("/v1/jobs", VARIANTS).await;
+        let lease = fixture.claim().await;
+        fixture.succeed(&lease).await;
+        fixture.claim().await;
+        let group = fixture.get(created.header("location")).await.json();
+        assert_eq!(group["parameters"], json!(["normalize", "b.weight"]));
+        assert_eq!((&group["status"], &group["finished_at"]), (&json!("running"), &json!(null)));
+        assert_eq!((&group["counts"]["succeeded"], &group["counts"]["running"]), (&json!(1), &json!(1)));
+        let rows: Vec<_> = group["jobs"].as_array().unwrap().iter().map(|j| [&j["variant"], &j["uri"]]).collect();
+        assert_eq!(rows, [[&json!("plain"), &json!("file:///out")], [&json!("strong"), &json!(null)]]);
+        assert_eq!(group["jobs"][1]["parameters"], json!({"normalize": false, "b.weight": 0.9}));
+        assert_documented::<GroupObject>(&group);
+        assert_documented::<Counts>(&group["counts"]);
+        assert_documented::<GroupLinks>(&group["links"]);
+        assert_documented::<MemberObject>(&group["jobs"][0]);
+        let job = fixture.get(group["jobs"][1]["links"]["self"].as_str().unwrap()).await.json();
+        assert_eq!((&job["group_id"], &job["variant"]), (&group["id"], &json!("strong")));
+    }
+
+    #[tokio::test]
+    async fn the_jobs_of_a_group_are_listed_alone() {
+        let fixture = Fixture::new().await;
+        fixture.submit().await;
+        let group = fixture.post("/v1/jobs", VARIANTS).await.json();
+        let list = fixture.get(group["links"]["jobs"].as_str().unwrap()).await.json();
+        let listed: Vec<_> = list["data"].as_array().unwrap().iter().map(|job| &job["variant"]).collect();
+        assert_eq!(listed, ["strong", "plain"]);
+    }
+}
