@@ -40,9 +40,9 @@ impl ReadAt for FileBytes {
     }
 }
 
-impl ReadAt for [u8] {
+impl ReadAt for &[u8] {
     fn len(&self) -> u64 {
-        self.len() as u64
+        <[u8]>::len(self) as u64
     }
 
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {

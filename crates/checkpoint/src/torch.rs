@@ -11,8 +11,6 @@ use crate::pickle::Storage;
 use crate::read_at::ReadAt;
 use crate::{CheckpointError, bytes_of, limits};
 
-pub(crate) use copy::copy;
-
 /// The tensors of one file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TorchFile {

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::Conversion;
 use super::input::{Input, InputTensor};
 use crate::open::regular;
-use crate::{CheckpointError, ShardFile, ShardLayout, layout_shards, limits, torch};
+use crate::{CheckpointError, ShardFile, ShardLayout, layout_shards, limits};
 
 /// Files beside the weights that a model needs. Code is not among them.
 const CARRIED: &[&str] = &[
@@ -116,7 +116,7 @@ impl<'a> Writer<'a> {
         for place in &layout.tensors {
             let wanted = self.by_name[place.name.as_str()];
             let file = &self.input.files[wanted.file];
-            torch::copy(&file.bytes, &file.name, &wanted.tensor, &mut |offset, bytes| {
+            wanted.tensor.copy(&file.bytes, &file.name, &mut |offset, bytes| {
                 self.go_on(bytes.len())?;
                 shard.write_at(place.start + offset, bytes)
             })?;

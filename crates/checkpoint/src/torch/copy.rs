@@ -15,25 +15,23 @@ const LINE_BYTES: u64 = 32 << 10;
 const LINES: u64 = 256;
 
 /// Takes bytes that belong at an offset from the tensor's first.
-pub(crate) type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CheckpointError> + 'a;
+type Sink<'a> = dyn FnMut(u64, &[u8]) -> Result<(), CheckpointError> + 'a;
 
-/// Copies every element of `tensor` to its place; `name` is of the file.
-pub(crate) fn copy(
-    source: &dyn ReadAt,
-    name: &str,
-    tensor: &TorchTensor,
-    sink: &mut Sink<'_>,
-) -> Result<(), CheckpointError> {
-    let width = bytes_of(tensor.dtype, 1).expect("dtypes of torch fill whole bytes");
-    if tensor.bytes == 0 {
-        return Ok(());
-    }
-    let axes = axes(tensor, width);
-    let read = |start: u64, buffer: &mut [u8]| source.read_exact_at(buffer, start).map_err(CheckpointError::io(name));
-    match axes.as_slice() {
-        [] => copy_pieces(tensor.start, width, &read, sink),
-        [only] if only.from == width => copy_pieces(tensor.start, only.count * width, &read, sink),
-        _ => copy_blocks(tensor, width, axes, &read, sink),
+impl TorchTensor {
+    /// Gives every element to `sink` at its place; `name` is of the file, for messages.
+    pub fn copy(&self, source: &dyn ReadAt, name: &str, sink: &mut Sink<'_>) -> Result<(), CheckpointError> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        let width = bytes_of(self.dtype, 1).expect("dtypes of torch fill whole bytes");
+        let read =
+            |start: u64, buffer: &mut [u8]| source.read_exact_at(buffer, start).map_err(CheckpointError::io(name));
+        let axes = axes(self, width);
+        match axes.as_slice() {
+            [] => copy_pieces(self.start, width, &read, sink),
+            [only] if only.from == width => copy_pieces(self.start, only.count * width, &read, sink),
+            _ => copy_blocks(self, width, axes, &read, sink),
+        }
     }
 }
 

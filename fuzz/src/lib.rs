@@ -1,0 +1,11 @@
+//! What is fuzzed: each target takes any bytes and must neither panic, nor hang, nor break its claim.
+//!
+//! The same functions run in `tests/mutation` on mutated seeds, with no fuzzer at hand.
+
+pub mod archive;
+pub mod index_file;
+pub mod pickle;
+pub mod recipe_text;
+pub mod safetensors_header;
+pub mod tokenizer_json;
+pub mod torch_file;

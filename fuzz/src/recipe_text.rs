@@ -1,0 +1,23 @@
+//! The text of a recipe, read strictly and leniently, and checked as far as that needs no model.
+
+use recipe::{Recipe, Refusal, limits};
+
+pub fn run(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for lenient in [false, true] {
+        let checked = Recipe::parse(text, lenient).and_then(|recipe| engine::check(&recipe).map(drop));
+        if let Err(refusal) = checked {
+            assert_sound(&refusal, text);
+        }
+    }
+}
+
+/// A refusal says why, not too often, and points into the text.
+fn assert_sound(refusal: &Refusal, text: &str) {
+    assert!((1..=limits::PROBLEMS_MAX).contains(&refusal.problems.len()), "{refusal:?}");
+    let lines = text.lines().count().max(1) as u64 + 1;
+    for problem in &refusal.problems {
+        assert!(!problem.detail.is_empty(), "{problem:?}");
+        assert!(problem.line.is_none_or(|line| u64::from(line) <= lines), "{problem:?}");
+    }
+}
