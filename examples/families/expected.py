@@ -1,0 +1,132 @@
+"""What a merge should have given, worked out in torch from the loaded models, and the comparing."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from amalgam import Broken
+from family import LAYERS, Family
+
+Tensors = dict[str, torch.Tensor]
+
+# An output element is rounded to bfloat16 once, by half of 2^-7 of its power of two at most.
+BFLOAT16_STEP = 2.0**-8
+# Means are summed in float32 here and there, in another order.
+FLOAT32_STEP = 2.0**-21
+# What opposite terms leave of each other keeps the error of the terms.
+SMALL = 2.0**-24
+# Of the largest number of an output, after four layers.
+OUTPUT_STEP = 2.0**-12
+
+
+def mean(models: Sequence[Tensors]) -> Tensors:
+    return {name: average([model[name] for model in models]) for name in models[0]}
+
+
+def average(tensors: list[torch.Tensor]) -> torch.Tensor:
+    if not tensors[0].is_floating_point():
+        return tensors[0]
+    return torch.stack(tensors).double().mean(0).to(tensors[0].dtype)
+
+
+def ties(base: Tensors, others: Sequence[Tensors]) -> Tensors:
+    return {name: elect(tensor, [other[name] for other in others]) for name, tensor in base.items()}
+
+
+def elect(base: torch.Tensor, others: list[torch.Tensor]) -> torch.Tensor:
+    """TIES of equal weights that keeps everything: the mean of the changes whose sign is the sign of their sum."""
+    if not base.is_floating_point():
+        return base
+    changes = torch.stack([other - base for other in others])
+    agrees = changes.sign() == torch.where(changes.sum(0) >= 0, 1.0, -1.0)
+    return base + (changes * agrees).sum(0) / agrees.sum(0).clamp(min=1)
+
+
+def stacked(
+    model, models: Sequence[Tensors], layers: list[tuple[int, int]], within: tuple[str, ...] = ("",)
+) -> Tensors:
+    """Output layer `i` is layer `layers[i][1]` of model `layers[i][0]`. What comes before the layers is from the first
+    one's model, what comes after from the last one's, and what is not `within` the stack from the first model."""
+
+    def owed(name: str) -> torch.Tensor:
+        if not name.startswith(within):
+            return models[0][name]
+        if layer := re.search(r"\.(\d+)\.", name):
+            source, index = layers[int(layer[1])]
+            return models[source][f"{name[: layer.start(1)]}{index}{name[layer.end(1) :]}"]
+        return models[layers[0 if is_before_layers(model, name) else -1][0]][name]
+
+    return {name: owed(name) for name in model.state_dict()}
+
+
+def is_before_layers(model, name: str) -> bool:
+    """Embeddings, and the head where it is the same tensor."""
+    embedding = model.get_input_embeddings().weight
+    words = ("embed", "wte", "wpe")
+    is_embedding = any(word in name for word in words) and not name.startswith("embed_out")
+    return is_embedding or model.state_dict()[name].data_ptr() == embedding.data_ptr()
+
+
+def expect_tensors(found: Tensors, expected: Tensors, step: float):
+    if found.keys() != expected.keys():
+        raise Broken(f"other tensors: {sorted(found.keys() ^ expected.keys())}")
+    wrong = [name for name, tensor in expected.items() if not is_near(found[name], tensor, step)]
+    if wrong:
+        raise Broken(f"{len(wrong)} tensors have other values: {wrong[:3]}")
+
+
+def is_near(found: torch.Tensor, expected: torch.Tensor, step: float) -> bool:
+    small = SMALL if step else 0.0
+    return found.shape == expected.shape and torch.allclose(found, expected, rtol=step, atol=small)
+
+
+def expect_output(found: torch.Tensor, expected: torch.Tensor):
+    difference, scale = (found - expected).abs().max(), expected.abs().max()
+    if difference > OUTPUT_STEP * scale:
+        raise Broken(f"its output is off by {difference:.2g} of {scale:.2g}")
+
+
+def expect_config(family: Family, before: dict, now: dict, layers: Sequence[int] = range(LAYERS)):
+    """The number of layers and lists with an entry for each follow the layers taken; the rest is as it was."""
+    place = family.depth.rpartition(".")[0]
+    for path, old, new in differences(before, now):
+        if path == family.depth:
+            old = len(layers)
+        elif path.rpartition(".")[0] == place and isinstance(old, list) and len(old) == LAYERS:
+            old = [old[layer] for layer in layers]
+        elif path.rpartition(".")[2] in INDICES:
+            old = [index for index, layer in enumerate(layers) if layer in old]
+        if old != new and path.rpartition(".")[2] not in FREE:
+            raise Broken(f"config.json gives {path}: {new}, and should give {old}")
+
+
+def expect_files(before: Path, now: Path):
+    """What lies beside the weights is there again."""
+    missing = {path.name for path in before.iterdir() if path.suffix != ".safetensors"} - {
+        p.name for p in now.iterdir()
+    }
+    if missing:
+        raise Broken(f"files are missing: {sorted(missing)}")
+
+
+# Keys whose lists name layers by their numbers.
+INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
+# Keys that say where a config comes from, or that stand for what `stacked` shows better.
+FREE = (
+    "_name_or_path",
+    "transformers_version",
+    "first_k_dense_replace",
+    "moe_layer_start_index",
+    "moe_layer_end_index",
+)
+
+
+def differences(before: dict, now: dict, prefix: str = ""):
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from differences(old, new, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", old, new
