@@ -25,17 +25,13 @@ try:
 except ImportError as error:
     sys.exit(f'{error}: pip install torch "transformers>=5,<6"')
 
-import decoders
-import encoders
 import merges
-import multimodal
 import report
 import vocabularies
 from amalgam import Amalgam
+from catalogue import FAMILIES
 from family import Family
 from results import FAILED, Result, verdict
-
-FAMILIES = [*decoders.FAMILIES, *encoders.FAMILIES, *multimodal.FAMILIES]
 
 
 def main() -> int:

@@ -113,11 +113,13 @@ def expect_files(before: Path, now: Path):
 
 # Keys whose lists name layers by their numbers.
 INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
-# Keys that say where a config comes from, or that stand for what `stacked` shows better.
+# Keys that say where a config comes from, and those that show when the model is loaded: wrong ones lose tensors.
 FREE = (
     "_name_or_path",
     "transformers_version",
+    "tie_word_embeddings",
     "first_k_dense_replace",
+    "num_dense_layers",
     "moe_layer_start_index",
     "moe_layer_end_index",
 )

@@ -46,8 +46,8 @@ class Family:
     """Whether it is one stack of layers, so that some may be dropped and others doubled."""
     may_refuse: bool = False
     """Whether its config cannot say of which kind each layer is, so that slices are rightly refused."""
-    forgets: tuple[str, ...] = ()
-    """Keys that config.json lacks where an older release wrote it, and that are then derived from others."""
+    older: dict = field(default_factory=dict)
+    """What an older release wrote into config.json; `None` for what it did not write, and is derived from the rest."""
     modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Its parts by the names that `modules` in a recipe has for them, and how tensors of each begin in transformers.
     Of two parts that fit, the first counts. The first part is the one with the layers at `depth`."""
@@ -57,9 +57,9 @@ class Family:
         return getattr(transformers, self.model, None)
 
 
-def decoder(name: str, model: str, /, *, depth="num_hidden_layers", may_refuse=False, forgets=(), **settings) -> Family:
+def decoder(name: str, model: str, /, *, depth="num_hidden_layers", may_refuse=False, older=None, **settings) -> Family:
     settings = {**DECODER, **settings}
-    return Family(name, model, settings, depth=depth, slices=True, may_refuse=may_refuse, forgets=forgets)
+    return Family(name, model, settings, depth=depth, slices=True, may_refuse=may_refuse, older=older or {})
 
 
 @torch.no_grad()
@@ -75,7 +75,7 @@ def make(family: Family, folder: Path) -> list[Path]:
         if path != paths[0]:
             shake(model)
         model.to(torch.bfloat16).save_pretrained(path)
-        forget(path / "config.json", family.forgets)
+        write_older(path / "config.json", family.older)
     return paths
 
 
@@ -86,6 +86,6 @@ def shake(model):
         tensor += NOISE * torch.randn_like(tensor)
 
 
-def forget(path: Path, keys: tuple[str, ...]):
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in config.items() if key not in keys}, indent=2))
+def write_older(path: Path, older: dict):
+    config = {**json.loads(path.read_text()), **older}
+    path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}, indent=2))

@@ -19,8 +19,8 @@ saved and loaded by transformers itself.
 
 **yes**: the merge loads in the family's own class without a missing, an unexpected or a mismatched tensor and without a
 warning; each tensor has the value that the same merge done in torch gives; `config.json` fits the layers taken, the
-files beside it are there, and what the model gives is finite. **refused**: Amalgam says that this family's `config.json`
-cannot say what the recipe asks for.
+files beside it are there, and what the model gives is finite. **refused**: Amalgam says that this family's
+`config.json` cannot say what the recipe asks for.
 
 - *linear*: three models averaged, in bfloat16
 - *float32*: the same with `dtype: float32`; what the models give is compared too

@@ -4,6 +4,8 @@ import torch
 
 from family import DECODER, VOCABULARY, Family
 
+from .sizes import EXPERTS
+
 IMAGE = 3  # the token in whose place a picture's vector goes
 TEXT = dict(DECODER, head_dim=8)
 PIXELS = dict(image_size=16, patch_size=8)
@@ -11,7 +13,6 @@ TOWER = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_atte
 QWEN_VISION = dict(depth=3, num_heads=4, patch_size=4, spatial_merge_size=2, temporal_patch_size=2)
 ROPE = dict(rope_parameters=dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1]))
 QWEN_TOKENS = dict(image_token_id=IMAGE, video_token_id=4, vision_start_token_id=5, vision_end_token_id=6)
-EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
 
 LANGUAGE = ("model.language_model.", "lm_head.")
 LLAVA_PARTS = {

@@ -1,0 +1,91 @@
+"""Decoders that remember by a state, in some layers or in all."""
+
+from family import decoder
+
+from .sizes import EXPERTS, LINEAR_ATTENTION, MAMBA, NEMOTRON_H
+
+FAMILIES = [
+    decoder(
+        "qwen3-next",
+        "Qwen3NextForCausalLM",
+        **EXPERTS,
+        head_dim=8,
+        shared_expert_intermediate_size=16,
+        **LINEAR_ATTENTION,
+    ),
+    decoder(
+        "qwen3.5",
+        "Qwen3_5ForCausalLM",
+        head_dim=8,
+        **LINEAR_ATTENTION,
+    ),
+    decoder(
+        "qwen3.5-moe",
+        "Qwen3_5MoeForCausalLM",
+        head_dim=8,
+        **EXPERTS,
+        shared_expert_intermediate_size=16,
+        **LINEAR_ATTENTION,
+    ),
+    decoder(
+        "granite-moe-hybrid",
+        "GraniteMoeHybridForCausalLM",
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        shared_intermediate_size=16,
+        layer_types=["mamba", "attention", "mamba", "mamba"],
+        **MAMBA,
+        mamba_chunk_size=4,
+    ),
+    decoder("lfm2", "Lfm2ForCausalLM", layer_types=["conv", "full_attention", "conv", "conv"], block_multiple_of=8),
+    decoder(
+        "lfm2-moe",
+        "Lfm2MoeForCausalLM",
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_dense_layers=1,
+        layer_types=["conv", "full_attention", "conv", "conv"],
+    ),
+    decoder(
+        "falcon-h1",
+        "FalconH1ForCausalLM",
+        **{**MAMBA, "mamba_n_heads": 4},
+        mamba_d_ssm=32,
+        mamba_n_groups=1,
+        mamba_chunk_size=4,
+    ),
+    decoder("mamba", "MambaForCausalLM", state_size=8),
+    decoder("mamba2", "Mamba2ForCausalLM", state_size=8, num_heads=8, head_dim=8, n_groups=1, chunk_size=4),
+    decoder("falcon-mamba", "FalconMambaForCausalLM", state_size=8),
+    decoder(
+        "jamba",
+        "JambaForCausalLM",
+        may_refuse=True,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        num_experts=4,
+        mamba_d_state=8,
+        use_mamba_kernels=False,
+    ),
+    decoder("bamba", "BambaForCausalLM", attn_layer_indices=[1], **MAMBA),
+    decoder(
+        "nemotron-h",
+        "NemotronHForCausalLM",
+        **NEMOTRON_H,
+    ),
+    decoder(
+        "recurrent-gemma",
+        "RecurrentGemmaForCausalLM",
+        may_refuse=True,
+        lru_width=32,
+        attention_window_size=8,
+        head_dim=8,
+        block_types=["recurrent", "attention"],
+    ),
+    decoder("olmo-hybrid", "OlmoHybridForCausalLM", **LINEAR_ATTENTION),
+    decoder("rwkv", "RwkvForCausalLM", may_refuse=True, attention_hidden_size=32),
+    decoder("minimax", "MiniMaxForCausalLM", head_dim=8, num_local_experts=4, num_experts_per_tok=2, block_size=4),
+]
