@@ -2,8 +2,25 @@
 
 /// Numbers at which code breaks, as bytes and as text.
 const EDGES: &[&[u8]] = &[
-    b"\0", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff", b"\0\0\0\x80", b"\xff\xff\xff\xff\xff\xff\xff\x7f", b"-1", b"0",
-    b"18446744073709551615", b"9223372036854775808", b"1e999", b"null", b"[", b"{", b"\"", b"\n", b"&a", b"*a",
+    b"\0",
+    b"\x7f",
+    b"\x80",
+    b"\xff",
+    b"\xff\xff\xff\xff",
+    b"\0\0\0\x80",
+    b"\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"-1",
+    b"0",
+    b"18446744073709551615",
+    b"9223372036854775808",
+    b"1e999",
+    b"null",
+    b"[",
+    b"{",
+    b"\"",
+    b"\n",
+    b"&a",
+    b"*a",
 ];
 const INPUT_BYTES_MAX: usize = 16 * 1024;
 

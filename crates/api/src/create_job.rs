@@ -124,7 +124,7 @@ pub(crate) async fn create_job(
     if let Some(replayed) = replayed(&api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
-    let planned = planning::plan(&api, request, |_, plan| plan.about.name.to_owned()).await?;
+    let planned = planning::plan(&api, request, |_, plan| plan.result().about.name.to_owned()).await?;
     let warnings = planned.warnings.clone();
     let mut jobs = new_jobs(planned, key);
     if let [job] = jobs.as_slice()

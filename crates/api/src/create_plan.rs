@@ -1,7 +1,7 @@
 //! `POST /v1/plans`: what a job would do, in figures, without making one.
 
 use axum::{Json, body::Bytes, extract::State, http::HeaderMap};
-use engine::{Plan, PlanSummary};
+use engine::{PlanSummary, StagedPlan};
 use recipe::Variant;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -35,6 +35,9 @@ pub(crate) struct PlanBody {
     disk_bytes: u64,
     shards: Vec<ShardBody>,
     warnings: Vec<Finding>,
+    /// Only where the recipe has several documents: each, in the order in which they are made. The figures above are of the
+    /// last; memory and disk are for all.
+    stages: Option<Vec<StageBody>>,
     /// Only with `tensors=true`.
     tensor_tasks: Option<Vec<TensorBody>>,
 }
@@ -79,6 +82,24 @@ pub(crate) struct ShardBody {
     file: String,
     bytes: u64,
     tensors: u64,
+}
+
+/// One document of several.
+#[derive(ToSchema)]
+#[schema(as = PlannedStage)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct StageBody {
+    /// Absent where the result has none.
+    name: Option<String>,
+    method: String,
+    digest: String,
+    /// Models in the order of the document; stages among them by their names.
+    models: Vec<String>,
+    tensors: u64,
+    /// Bytes of the stage's shards.
+    bytes: u64,
+    /// Whether it is there when the merge is over.
+    kept: bool,
 }
 
 /// The making of one output tensor.
@@ -145,7 +166,7 @@ pub(crate) async fn create_plan(
 ) -> Result<Json<PlanAnswer>> {
     let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
     let with_tensors = query.flag("tensors")?.unwrap_or(false);
-    let summary = move |variant: &Variant, plan: Plan| plan.summary(with_tensors && variant.name().is_none());
+    let summary = move |variant: &Variant, plan: StagedPlan| plan.summary(with_tensors && variant.name().is_none());
     let Planned { merges, warnings, .. } = planning::plan(&api, request, summary).await?;
     let (data, alone): (Vec<_>, Vec<_>) = merges.into_iter().map(VariantPlan::of).partition(|it| it.variant.is_some());
     match alone.into_iter().next() {
@@ -182,6 +203,8 @@ impl VariantPlan {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
     use crate::testing::{Fixture, RECIPE, VARIANTS, assert_documented};
 
@@ -203,6 +226,22 @@ mod tests {
         assert_documented::<PlanBody>(&plan);
         assert_documented::<ShardBody>(&plan["shards"][0]);
         assert_documented::<TensorBody>(&plan["tensor_tasks"][0]);
+    }
+
+    #[tokio::test]
+    async fn a_plan_tells_of_every_stage() {
+        let fixture = Fixture::new().await;
+        let model = |name: &str| json!({"model": name, "parameters": {"weight": 1}});
+        let first = json!({"name": "first", "merge_method": "linear", "models": [model("a"), model("b")]});
+        let last = json!({"merge_method": "linear", "models": [model("first"), model("b")]});
+        let plan = fixture.post_json("/v1/plans", &json!({"recipe": [first, last]})).await.json();
+        assert_documented::<PlanBody>(&plan);
+        assert_documented::<StageBody>(&plan["stages"][0]);
+        assert_eq!((&plan["stages"][0]["name"], &plan["stages"][1]["name"]), (&"first".into(), &Value::Null));
+        assert_eq!((&plan["models"], &plan["stages"][1]["digest"]), (&json!(["first", "b"]), &plan["digest"]));
+        let wrong = json!({"merge_method": "linear", "models": [model("first"), model("nowhere")]});
+        let refused = fixture.post_json("/v1/plans", &json!({"recipe": [first, wrong]})).await;
+        assert_eq!((refused.status, &refused.json()["errors"][0]["pointer"]), (422, &"/1/models/1/model".into()));
     }
 
     #[tokio::test]

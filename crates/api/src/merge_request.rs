@@ -189,14 +189,16 @@ impl Decoder {
 
     fn recipe(&mut self) -> Option<Posted> {
         match (self.take("recipe"), self.take("recipe_yaml")) {
-            (Some(value @ Value::Object(_)), None) => return Some(Posted::Json(value)),
+            (Some(value @ (Value::Object(_) | Value::Array(_))), None) => return Some(Posted::Json(value)),
             (None, Some(Value::String(text))) => return Some(Posted::Yaml(text)),
             (Some(_), Some(_)) => {
                 self.error("/recipe_yaml", "invalid_value", "`recipe` and `recipe_yaml` are both there; keep one")
             }
-            (Some(_), None) => {
-                self.error("/recipe", "invalid_value", "`recipe` is an object; YAML text goes into `recipe_yaml`")
-            }
+            (Some(_), None) => self.error(
+                "/recipe",
+                "invalid_value",
+                "`recipe` is an object, or a list of them; YAML text goes into `recipe_yaml`",
+            ),
             (None, Some(_)) => self.error("/recipe_yaml", "invalid_value", "`recipe_yaml` is a text"),
             (None, None) => {
                 self.error("", "missing", "no recipe; give it as an object in `recipe` or as text in `recipe_yaml`")
@@ -302,10 +304,8 @@ impl Decoder {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "written down for the documentation; the decoder reads it key by key")]
 pub(crate) struct MergeRequestBody {
-    /// The recipe as an object.
-    #[schema(value_type = Option<Object>)]
-    recipe: Option<Value>,
-    /// The recipe as YAML text; errors then have line and column.
+    recipe: Option<RecipeBody>,
+    /// The recipe as YAML text, of one document or several; errors then have line and column.
     recipe_yaml: Option<String>,
     /// Options of the recipe, as its own `options`; over those it has.
     #[schema(value_type = Option<Object>, example = json!({"allow_crimes": true, "out_shard_size": "5B"}))]
@@ -331,6 +331,17 @@ pub(crate) struct MergeRequestBody {
     priority: Option<i64>,
     #[schema(minimum = 1, maximum = 10, default = 3)]
     max_attempts: Option<i64>,
+}
+
+/// The recipe as an object, or as a list of them: stages, of which later ones may use earlier ones by name.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) enum RecipeBody {
+    #[schema(value_type = Object)]
+    Document(()),
+    #[schema(value_type = Vec<Object>)]
+    Documents(()),
 }
 
 #[derive(Serialize, ToSchema)]

@@ -1,6 +1,6 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
-use engine::Plan;
+use engine::StagedPlan;
 use recipe::{Problem as Found, Refusal, Variant, told_once};
 
 use crate::merge_request::MergeRequest;
@@ -28,7 +28,7 @@ pub(crate) struct PlannedMerge<T> {
 pub(crate) async fn plan<T, F>(api: &Api, request: MergeRequest, take: F) -> Result<Planned<T>>
 where
     T: Send + 'static,
-    F: Fn(&Variant, Plan) -> T + Send + 'static,
+    F: Fn(&Variant, StagedPlan) -> T + Send + 'static,
 {
     let permit = api.planning.clone().acquire_owned().await.map_err(|_| Problem::internal())?;
     let config = api.config.clone();
@@ -46,7 +46,11 @@ pub(crate) fn output_of(request: &MergeRequest, variant: &Variant) -> Option<Str
     Some(variant.name().map_or_else(|| output.to_owned(), |name| format!("{}/{name}", output.trim_end_matches('/'))))
 }
 
-fn plan_all<T>(config: &ApiConfig, request: MergeRequest, take: impl Fn(&Variant, Plan) -> T) -> Result<Planned<T>> {
+fn plan_all<T>(
+    config: &ApiConfig,
+    request: MergeRequest,
+    take: impl Fn(&Variant, StagedPlan) -> T,
+) -> Result<Planned<T>> {
     let variants = request.recipe.variants()?;
     check_outputs(config, &request, &variants)?;
     let mut merges = Vec::new();
@@ -76,10 +80,10 @@ fn plan_all<T>(config: &ApiConfig, request: MergeRequest, take: impl Fn(&Variant
     Ok(Planned { request, merges, warnings: Finding::all(warnings) })
 }
 
-fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Result<(String, Plan), Refusal> {
-    let recipe = variant.recipe(request.lenient)?;
-    let planned = engine::open_and_plan(&recipe, &config.access, &config.settings);
-    let (mut plan, _) = planned.map_err(|refusal| variant.placed(refusal))?;
+fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Result<(String, StagedPlan), Refusal> {
+    let stages = variant.stages(request.lenient)?;
+    let planned = engine::open_and_plan_stages(stages, &config.access, &config.settings);
+    let mut plan = planned.map_err(|refusal| variant.placed(refusal))?;
     plan.warnings = variant.all_placed(plan.warnings);
     Ok((variant.text()?, plan))
 }

@@ -43,7 +43,7 @@ pub struct StagedPlan {
 
 #[derive(Debug)]
 pub struct PlannedStage {
-    /// `None` where the recipe gives the result no name.
+    /// `None` where there is one document, or the result has no name.
     pub name: Option<String>,
     /// The artifact stays, below `stages/NAME` of the result.
     pub kept: bool,

@@ -6,13 +6,15 @@ use crate::node::{Key, Kind, Node};
 use crate::variants::{self, Variant};
 use crate::{Problem, Refusal, limits, to_yaml};
 
-/// A recipe as a tree, and as the text it came as.
+/// A recipe as trees, one for each document, and as the text it came as.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Draft {
-    pub(crate) root: Node,
+    pub(crate) documents: Vec<Node>,
+    /// Several documents, or a list of them: pointers begin with a document's number.
+    pub(crate) is_list: bool,
     pub(crate) text: String,
     pub(crate) syntax: Syntax,
-    /// Whether the tree still says what the text says.
+    /// Whether the trees still say what the text says.
     pub(crate) is_as_written: bool,
 }
 
@@ -25,21 +27,29 @@ pub(crate) enum Syntax {
 impl Draft {
     /// From YAML, or JSON as text: findings have lines.
     pub fn from_yaml(text: &str) -> Result<Draft, Refusal> {
-        let root = Node::from_yaml(text)?;
-        root.within_limits()?;
-        Ok(Draft { root, text: text.to_owned(), syntax: Syntax::Yaml, is_as_written: true })
+        let documents = Node::documents(text)?;
+        let is_list = documents.len() != 1;
+        Draft { documents, is_list, text: text.to_owned(), syntax: Syntax::Yaml, is_as_written: true }.within_limits()
     }
 
+    /// From an object, or a list of them.
     pub fn from_json(value: &Value) -> Result<Draft, Refusal> {
-        let root = Node::from_json(value);
-        root.within_limits()?;
-        Ok(Draft { root, text: value.to_string(), syntax: Syntax::Json, is_as_written: true })
+        let (documents, is_list) = match value {
+            Value::Array(items) => (items.iter().map(Node::from_json).collect(), true),
+            _ => (vec![Node::from_json(value)], false),
+        };
+        Draft { documents, is_list, text: value.to_string(), syntax: Syntax::Json, is_as_written: true }.within_limits()
     }
 
-    /// Lays options over those of the recipe.
+    fn within_limits(self) -> Result<Draft, Refusal> {
+        self.documents.iter().try_for_each(Node::within_limits)?;
+        Ok(self)
+    }
+
+    /// Lays options over those of every document.
     pub fn set_options(&mut self, options: &Map<String, Value>) {
         for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {
-            set_option(&mut self.root, name, Node::from_json(value));
+            self.documents.iter_mut().for_each(|document| set_option(document, name, Node::from_json(value)));
             self.is_as_written = false;
         }
     }
@@ -48,17 +58,25 @@ impl Draft {
     pub fn set_variants(&mut self, key: &'static str, value: &Value) -> Result<(), Refusal> {
         let node = Node::from_json(value);
         node.within_limits()?;
-        if self.root.get(key).is_some() {
-            let detail = format!("`{key}` stands in the recipe and beside it; keep one");
-            return Err(problem_at(&node, &format!("/{key}"), "conflict", detail).into());
+        let refused = |detail: String| Err(problem_at(&node, &format!("/{key}"), "conflict", detail).into());
+        let [document] = self.documents.as_mut_slice() else {
+            return refused(format!("of several documents, `{key}` changes the one that it stands in: write it there"));
+        };
+        if document.get(key).is_some() {
+            return refused(format!("`{key}` stands in the recipe and beside it; keep one"));
         }
-        self.root.set(key, node);
+        document.set(key, node);
         Ok(())
     }
 
     /// The merges of this recipe: itself, or each of its variants in the order written.
     pub fn variants(self) -> Result<Vec<Variant>, Refusal> {
         variants::expand(self)
+    }
+
+    /// Where pointers into a document begin.
+    pub(crate) fn above(&self, document: usize) -> String {
+        if self.is_list { format!("/{document}") } else { String::new() }
     }
 }
 
@@ -72,12 +90,13 @@ pub(crate) fn set_option(root: &mut Node, name: &str, value: Node) {
     options.set(name, value);
 }
 
-/// A tree as a text of its own, that a worker or a person can merge alone.
-pub(crate) fn written(syntax: Syntax, root: &Node) -> Result<String, Problem> {
-    let value = root.to_json();
+/// Documents as a text of its own, that a worker or a person can merge alone.
+pub(crate) fn written(syntax: Syntax, documents: &[Node], is_list: bool) -> Result<String, Problem> {
+    let values: Vec<Value> = documents.iter().map(Node::to_json).collect();
     let text = match syntax {
-        Syntax::Yaml => to_yaml(&value),
-        Syntax::Json => value.to_string(),
+        Syntax::Yaml => values.iter().map(to_yaml).collect::<Vec<_>>().join("---\n"),
+        Syntax::Json if is_list => Value::Array(values).to_string(),
+        Syntax::Json => values.into_iter().next().unwrap_or_default().to_string(),
     };
     // room for a line that names the variant
     if text.len() + 2 * limits::VARIANT_NAME_CHARS_MAX > limits::RECIPE_BYTES_MAX {
@@ -86,7 +105,7 @@ pub(crate) fn written(syntax: Syntax, root: &Node) -> Result<String, Problem> {
             text.len(),
             limits::RECIPE_BYTES_MAX
         );
-        return Err(problem_at(root, "", "too_large", detail));
+        return Err(Problem::of_whole("too_large", detail));
     }
     Ok(text)
 }
@@ -129,7 +148,7 @@ mod tests {
             Draft::from_yaml(&format!("{RECIPE}options: {{allow-crimes: false, random_seed: 3}}\n")).unwrap();
         draft.set_options(json!({"allow_crimes": true, "out_shard_size": null}).as_object().unwrap());
         let variant = only(draft);
-        let options = variant.recipe(false).unwrap().options;
+        let options = variant.stages(false).unwrap().result().recipe.options.clone();
         assert_eq!((options.allow_crimes, options.random_seed, options.out_shard_size), (true, Some(3), None));
         let read = crate::Recipe::parse(&variant.text().unwrap(), false).unwrap();
         assert_eq!(read.options, options);
@@ -139,7 +158,7 @@ mod tests {
     fn an_option_that_came_beside_the_text_has_no_line_in_it() {
         let mut draft = Draft::from_yaml(RECIPE).unwrap();
         draft.set_options(json!({"allow_crimes": 3}).as_object().unwrap());
-        let refusal = only(draft).recipe(false).unwrap_err();
+        let refusal = only(draft).stages(false).unwrap_err();
         assert_eq!((refusal.problems[0].pointer.as_str(), refusal.problems[0].line), ("/options/allow_crimes", None));
     }
 

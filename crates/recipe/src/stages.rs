@@ -40,24 +40,26 @@ pub struct StageUse {
 impl Stages {
     /// Parses the documents of a YAML text. A single document is what [`Recipe::parse`] makes of it.
     pub fn parse(text: &str, lenient: bool) -> Result<Stages, Refusal> {
-        match Node::documents(text)?.as_slice() {
-            [only] => one(only, None, lenient),
-            several => many(several, lenient),
-        }
+        let documents = Node::documents(text)?;
+        Stages::of(&documents, documents.len() != 1, lenient)
     }
 
     /// The same from a JSON object, or from a list of them.
     pub fn from_json(value: &serde_json::Value, lenient: bool) -> Result<Stages, Refusal> {
         match value {
             serde_json::Value::Array(items) => {
-                let whole = Node::from_json(value);
-                whole.within_limits()?;
-                match items.as_slice() {
-                    [only] => one(&Node::from_json(only), Some(0), lenient),
-                    _ => many(&items.iter().map(Node::from_json).collect::<Vec<_>>(), lenient),
-                }
+                Node::from_json(value).within_limits()?;
+                Stages::of(&items.iter().map(Node::from_json).collect::<Vec<_>>(), true, lenient)
             }
-            _ => one(&Node::from_json(value), None, lenient),
+            _ => Stages::of(&[Node::from_json(value)], false, lenient),
+        }
+    }
+
+    /// In a list, pointers begin with the number of the document.
+    pub(crate) fn of(documents: &[Node], is_list: bool, lenient: bool) -> Result<Stages, Refusal> {
+        match documents {
+            [only] => one(only, is_list.then_some(0), lenient),
+            several => many(several, lenient),
         }
     }
 

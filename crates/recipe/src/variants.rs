@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::draft::{Draft, Syntax, problem_at, written};
 use crate::node::{Kind, Node};
-use crate::{Problem, Recipe, Refusal, limits};
+use crate::{Problem, Refusal, Stages, limits};
 use change::Change;
 pub use told::told_once;
 
@@ -26,31 +26,63 @@ pub struct Variant {
     changes: Vec<Change>,
     /// Where what stands in the recipe of this variant stood in the text: `/parameters/t` in `/variants/1/parameters/t`.
     moved: Vec<(String, String)>,
+    /// The document that it changes.
+    document: usize,
     draft: Arc<Draft>,
 }
 
 pub(crate) fn expand(mut draft: Draft) -> Result<Vec<Variant>, Refusal> {
-    let list = take(&mut draft.root, "variants");
-    let grid = take(&mut draft.root, "grid");
+    let Some(document) = with_variants(&draft)? else { return Ok(vec![Variant::alone(draft)]) };
+    let above = draft.above(document);
+    let list = take(&mut draft.documents[document], "variants");
+    let grid = take(&mut draft.documents[document], "grid");
+    let changes = all_changes(list, grid).map_err(|refusal| all_below(&above, refusal))?;
+    let draft = Arc::new(draft);
+    let mut problems = Vec::new();
+    let mut variants = Vec::new();
+    for (name, changes) in changes {
+        match change::apply(&mut draft.documents[document].clone(), &changes) {
+            Ok(moved) => {
+                let moved = moved.into_iter().map(|(to, from)| (format!("{above}{to}"), format!("{above}{from}")));
+                let (name, moved) = (Some(name), moved.collect());
+                variants.push(Variant { name, changes, moved, document, draft: draft.clone() });
+            }
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() { Ok(variants) } else { Err(all_below(&above, refusal(problems))) }
+}
+
+/// The document whose variants these are.
+fn with_variants(draft: &Draft) -> Result<Option<usize>, Refusal> {
+    let key = |node: &Node| ["variants", "grid"].into_iter().find(|key| node.get(key).is_some());
+    let mut having = draft.documents.iter().enumerate().filter_map(|(i, node)| Some((i, node, key(node)?)));
+    let first = having.next().map(|(i, ..)| i);
+    if let Some((other, node, key)) = having.next() {
+        let detail = format!("`{key}` stands in more than one document; keep it in one");
+        return Err(problem_at(node, &format!("{}/{key}", draft.above(other)), "conflict", detail).into());
+    }
+    Ok(first)
+}
+
+fn all_changes(list: Option<Node>, grid: Option<Node>) -> Result<Vec<(String, Vec<Change>)>, Refusal> {
     let read = match (list, grid) {
-        (None, None) => return Ok(vec![Variant::alone(draft)]),
         (Some(_), Some(grid)) => {
             let detail = "`variants` and `grid` exclude each other; keep one".to_owned();
             return Err(problem_at(&grid, "/grid", "conflict", detail).into());
         }
         (Some(list), None) => read::list(&list)?,
         (None, Some(grid)) => read::grid(&grid)?,
+        (None, None) => Vec::new(),
     };
-    let draft = Arc::new(draft);
-    let mut problems = Vec::new();
-    let mut variants = Vec::new();
-    for (name, changes) in names::named(read)? {
-        match change::apply(&mut draft.root.clone(), &changes) {
-            Ok(moved) => variants.push(Variant { name: Some(name), changes, moved, draft: draft.clone() }),
-            Err(found) => problems.extend(found),
-        }
-    }
-    if problems.is_empty() { Ok(variants) } else { Err(refusal(problems)) }
+    names::named(read)
+}
+
+fn all_below(above: &str, refusal: Refusal) -> Refusal {
+    let below = |list: Vec<Problem>| -> Vec<Problem> {
+        list.into_iter().map(|p| Problem { pointer: format!("{above}{}", p.pointer), ..p }).collect()
+    };
+    Refusal { problems: below(refusal.problems), warnings: below(refusal.warnings) }
 }
 
 fn take(root: &mut Node, name: &str) -> Option<Node> {
@@ -66,7 +98,7 @@ fn refusal(mut problems: Vec<Problem>) -> Refusal {
 
 impl Variant {
     fn alone(draft: Draft) -> Variant {
-        Variant { name: None, changes: Vec::new(), moved: Vec::new(), draft: Arc::new(draft) }
+        Variant { name: None, changes: Vec::new(), moved: Vec::new(), document: 0, draft: Arc::new(draft) }
     }
 
     /// In the characters of a directory's name; `None` where the text is one merge.
@@ -80,9 +112,8 @@ impl Variant {
     }
 
     /// The merge, or what is wrong with it, at its place in the text.
-    pub fn recipe(&self, lenient: bool) -> Result<Recipe, Refusal> {
-        let decoded = crate::decode::decode(&self.root(), lenient).map_err(|refusal| self.placed(refusal))?;
-        Ok(Recipe { warnings: self.all_placed(decoded.warnings), ..decoded })
+    pub fn stages(&self, lenient: bool) -> Result<Stages, Refusal> {
+        Stages::of(&self.documents(), self.draft.is_list, lenient).map_err(|refusal| self.placed(refusal))
     }
 
     /// The merge as a text of its own.
@@ -90,7 +121,7 @@ impl Variant {
         if self.name.is_none() && self.draft.is_as_written {
             return Ok(self.draft.text.clone());
         }
-        let text = written(self.draft.syntax, &self.root())?;
+        let text = written(self.draft.syntax, &self.documents(), self.draft.is_list)?;
         Ok(match &self.name {
             Some(name) if self.draft.syntax == Syntax::Yaml => format!("# variant {name}\n{text}"),
             _ => text,
@@ -117,10 +148,13 @@ impl Variant {
         }
     }
 
-    fn root(&self) -> Node {
-        let mut root = self.draft.root.clone();
-        change::apply(&mut root, &self.changes).expect("the changes fitted when the variant was made");
-        root
+    fn documents(&self) -> Vec<Node> {
+        let mut documents = self.draft.documents.clone();
+        if self.name.is_some() {
+            change::apply(&mut documents[self.document], &self.changes)
+                .expect("the changes fitted when the variant was made");
+        }
+        documents
     }
 }
 

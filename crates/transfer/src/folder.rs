@@ -1,5 +1,6 @@
 //! A folder as target: one rename, or where that cannot be, a copy beside it and then one rename.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -65,13 +66,19 @@ fn remove_work(dir: &Path) {
 fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishError> {
     let partial = partial_path(target, artifact);
     std::fs::create_dir_all(&partial).map_err(PublishError::io(&partial))?;
+    let mut dirs = BTreeSet::from([partial.clone()]);
     let names = artifact.files.iter().map(|f| f.path.as_str()).chain([MANIFEST]);
     for name in names {
         let to = partial.join(name);
+        create_parents(&to)?;
         std::fs::copy(artifact.dir.join(name), &to).map_err(PublishError::io(&to))?;
         File::open(&to).and_then(|f| f.sync_all()).map_err(PublishError::io(&to))?;
+        // stages that are kept have directories of their own
+        dirs.insert(to.parent().unwrap_or(&partial).to_owned());
     }
-    File::open(&partial).and_then(|d| d.sync_all()).map_err(PublishError::io(&partial))?;
+    for dir in dirs {
+        File::open(&dir).and_then(|d| d.sync_all()).map_err(PublishError::io(&dir))?;
+    }
     match rename_new(&partial, target) {
         Ok(()) => {}
         Err(Errno::EXIST | Errno::NOTEMPTY) => {
@@ -189,10 +196,14 @@ mod tests {
     #[test]
     fn another_file_system_gets_a_copy() {
         let root = tempfile::tempdir().unwrap();
-        let artifact = artifact(root.path(), "one");
+        let mut artifact = artifact(root.path(), "one");
+        std::fs::create_dir_all(artifact.dir.join("stages/a")).unwrap();
+        std::fs::write(artifact.dir.join("stages/a/config.json"), "{}").unwrap();
+        artifact.files.push(ArtifactFile { path: "stages/a/config.json".into(), bytes: 2, sha256: String::new() });
         let target = root.path().join("out");
         copy_then_rename(&artifact, &target).unwrap();
         assert!(find(&target).is_some() && !artifact.dir.exists());
+        assert_eq!(std::fs::read_to_string(target.join("stages/a/config.json")).unwrap(), "{}");
         let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["out"]);
     }

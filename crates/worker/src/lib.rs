@@ -4,6 +4,7 @@
 
 mod alive;
 mod heart;
+mod planned;
 mod run_job;
 mod sweep;
 

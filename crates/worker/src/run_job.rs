@@ -4,16 +4,15 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use engine::{Artifact, ExecuteError, Observer, Plan, Sources};
+use engine::{Artifact, ExecuteError, Observer, OpenStages, StagedPlan};
 use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Store};
-use recipe::{Problem, Recipe, Refusal};
+use recipe::{Problem, Refusal, Stages};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use transfer::{Publication, PublishError, Target};
 
-use crate::WorkerConfig;
 use crate::heart::{Heart, Pulse, Stop};
-use crate::sweep;
+use crate::{WorkerConfig, planned, sweep};
 
 /// Why an attempt did not end in a publication.
 #[derive(Debug, thiserror::Error)]
@@ -148,18 +147,18 @@ struct Run<'a> {
 impl Run<'_> {
     /// Fetch, plan, execute, publish.
     async fn run_job(&self) -> Result<Publication, JobError> {
-        let recipe = self.recipe()?;
+        let stages = self.recipe()?;
         let target = self.target()?;
-        let sources = self.fetch(&recipe).await?;
-        let (plan, sources) = self.plan(recipe, sources).await?;
-        if let Some(publication) = transfer::find_published(&target, &plan.digest) {
+        let opened = self.fetch(stages).await?;
+        let plan = self.plan(opened).await?;
+        if let Some(publication) = transfer::find_published(&target, plan.digest()) {
             return self.published(publication).await;
         }
         // what another job has put there meanwhile is found before the work, not after
         if transfer::is_occupied(&target) {
             return Err(PublishError::occupied(&target).into());
         }
-        let artifact = self.merge(plan, sources).await?;
+        let artifact = self.merge(plan).await?;
         // a lease lost since the merge was told of is somebody else's to publish
         match self.pulse.stop() {
             Some(Stop::LeaseLost) => return Err(JobsError::LeaseLost.into()),
@@ -170,16 +169,16 @@ impl Run<'_> {
         self.published(publication).await
     }
 
-    fn recipe(&self) -> Result<Recipe, JobError> {
+    fn recipe(&self) -> Result<Stages, JobError> {
         let job = &self.lease.job;
-        let recipe = match job.recipe_format {
-            RecipeFormat::Yaml => Recipe::parse(&job.recipe, job.lenient),
+        let stages = match job.recipe_format {
+            RecipeFormat::Yaml => Stages::parse(&job.recipe, job.lenient),
             RecipeFormat::Json => {
                 let value = serde_json::from_str(&job.recipe).map_err(|e| JobError::Output(e.to_string()))?;
-                Recipe::from_json(&value, job.lenient)
+                Stages::from_json(&value, job.lenient)
             }
         };
-        Ok(recipe?)
+        Ok(stages?)
     }
 
     fn target(&self) -> Result<Target, JobError> {
@@ -190,43 +189,35 @@ impl Run<'_> {
         }
     }
 
-    async fn fetch(&self, recipe: &Recipe) -> Result<Sources, JobError> {
-        let (recipe, access) = (recipe.clone(), self.config.access.clone());
-        let sources = blocking(move || Ok(Sources::open(&recipe, &access)?)).await?;
-        let models: Vec<String> = sources.iter().map(|s| s.model.to_string()).collect();
-        self.tell(Some(Phase::Planning), EventKind::Fetched, "all models are at hand", json!({"models": models}))
-            .await?;
-        Ok(sources)
+    async fn fetch(&self, stages: Stages) -> Result<OpenStages, JobError> {
+        let access = self.config.access.clone();
+        let opened = blocking(move || Ok(OpenStages::open(stages, &access)?)).await?;
+        let data = json!({"models": opened.models()});
+        self.tell(Some(Phase::Planning), EventKind::Fetched, "all models are at hand", data).await?;
+        Ok(opened)
     }
 
-    async fn plan(&self, recipe: Recipe, sources: Sources) -> Result<(Plan, Sources), JobError> {
+    async fn plan(&self, opened: OpenStages) -> Result<StagedPlan, JobError> {
         let settings = self.config.settings.clone();
-        let planned = blocking(move || {
-            let plan = engine::plan(&recipe, &sources, &settings)?;
-            Ok((plan, sources))
-        });
-        let (plan, sources) = planned.await?;
+        let plan = blocking(move || Ok(opened.plan(&settings)?)).await?;
         for warning in plan.warnings.iter().take(WARNINGS_TOLD_MAX) {
             self.warn(warning).await?;
         }
-        self.store.set_plan_digest(self.lease, &plan.digest).await?;
-        let summary = plan.summary(false);
-        let message = format!("{} tensors, {} bytes to write", summary.tensors, summary.output_bytes);
-        let data = json!({
-            "plan_digest": summary.digest, "tensors": summary.tensors, "parameters": summary.parameters,
-            "output_bytes": summary.output_bytes, "shards": summary.shards.len(), "seed": summary.seed,
-        });
-        self.tell(Some(Phase::Merging), EventKind::Planned, &message, data).await?;
-        Ok((plan, sources))
+        self.store.set_plan_digest(self.lease, plan.digest()).await?;
+        for stage in plan.stages() {
+            let (message, data) = planned::told(stage);
+            self.tell(Some(Phase::Merging), EventKind::Planned, &message, data).await?;
+        }
+        Ok(plan)
     }
 
-    async fn merge(&self, plan: Plan, sources: Sources) -> Result<Artifact, JobError> {
+    async fn merge(&self, plan: StagedPlan) -> Result<Artifact, JobError> {
         let dir = self.work_dir();
         let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
         let merged = blocking(move || {
             let on_progress = |progress| pulse.set_progress(progress, now_ms());
             let observer = Observer { on_progress: &on_progress, cancel: &pulse.cancel };
-            Ok(engine::execute(&plan, &sources, &text, &dir, &observer)?)
+            Ok(engine::execute_stages(plan, &text, &dir, &observer)?)
         });
         let artifact = merged.await?;
         // the last word on progress, whenever the next beat would have been

@@ -17,7 +17,7 @@ impl OpenStages {
         }
         planning.found.refuse_if_any()?;
         let mut stages: Vec<PlannedStage> = planning.planned.into_iter().flatten().collect();
-        settle_digest(&mut stages);
+        settle(&mut stages);
         Ok(StagedPlan { stages, warnings: planning.found.warnings })
     }
 }
@@ -100,12 +100,14 @@ impl PlannedStage {
 }
 
 /// The result is published with the stages that are kept, so its digest covers them too.
-fn settle_digest(stages: &mut [PlannedStage]) {
-    let [earlier @ .., result] = stages else { return };
-    if earlier.is_empty() {
-        return;
+fn settle(stages: &mut [PlannedStage]) {
+    match stages {
+        [alone] => alone.name = None,
+        [earlier @ .., result] => {
+            let made: Vec<Value> = earlier.iter().map(|s| json!([s.name, s.plan.digest, s.kept])).collect();
+            let identity = json!({"result": result.plan.digest, "stages": made});
+            result.plan.digest = checkpoint::digest_bytes(identity.to_string().as_bytes());
+        }
+        [] => {}
     }
-    let made: Vec<Value> = earlier.iter().map(|s| json!([s.name, s.plan.digest, s.kept])).collect();
-    let identity = json!({"result": result.plan.digest, "stages": made});
-    result.plan.digest = checkpoint::digest_bytes(identity.to_string().as_bytes());
 }

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::Recipe;
 
 const RECIPE: &str = "\
 merge_method: slerp
@@ -24,6 +25,10 @@ fn refused(more: &str) -> Vec<Problem> {
 
 fn names(variants: &[Variant]) -> Vec<&str> {
     variants.iter().map(|v| v.name().unwrap()).collect()
+}
+
+fn recipe_of(variant: &Variant) -> Recipe {
+    variant.stages(false).unwrap().result().recipe.clone()
 }
 
 fn parsed(text: &str) -> Value {
@@ -56,7 +61,7 @@ parameters: {t: [0, 1], normalize: true}
 options: {allow_crimes: false, random_seed: 5}
 dtype: float16
 ";
-    assert_eq!(serde_json::to_value(variants[1].recipe(false).unwrap()).unwrap(), parsed(by_hand));
+    assert_eq!(serde_json::to_value(recipe_of(&variants[1])).unwrap(), parsed(by_hand));
     assert_eq!(parsed(&variants[1].text().unwrap()), parsed(by_hand));
     assert_eq!(parsed(&variants[0].text().unwrap()), parsed(&RECIPE.replace("t: 0.5", "t: 0.3")));
     let settings = json!({"merge_method": "linear", "dtype": "float16", "t": [0, 1], "org/a.weight": 0.2,
@@ -94,7 +99,7 @@ variants:
   - models: {a: {weight: 0.2}, 1: {weight: 0.9}}
 ";
     let variants = Draft::from_yaml(slices).unwrap().variants().unwrap();
-    let recipe = serde_json::to_value(variants[0].recipe(false).unwrap()).unwrap();
+    let recipe = serde_json::to_value(recipe_of(&variants[0])).unwrap();
     let weight =
         |slice: usize, source: usize| recipe["slices"][slice]["sources"][source]["parameters"]["weight"].clone();
     assert_eq!(
@@ -109,16 +114,32 @@ variants:
 #[test]
 fn a_bad_value_is_reported_where_the_variant_has_it() {
     let list = "variants:\n  - {name: one, dtype: float16}\n  - name: two\n    dtype: flaot16\n";
-    let refusal = variants(list)[1].recipe(false).unwrap_err();
+    let refusal = variants(list)[1].stages(false).unwrap_err();
     assert_eq!((refusal.problems[0].pointer.as_str(), refusal.problems[0].line), ("/variants/1/dtype", Some(12)));
     let grid = variants("grid:\n  parameters:\n    t:\n      - 0.5\n      - {value: [[]]}\n");
-    let refusal = grid[1].recipe(false).unwrap_err();
+    let refusal = grid[1].stages(false).unwrap_err();
     let problem = &refusal.problems[0];
     assert_eq!((problem.pointer.as_str(), problem.line), ("/grid/parameters/t/1/value/0", Some(13)));
     // what a variant leaves as it is keeps its place
-    let recipe = variants(list)[0].recipe(false).unwrap();
+    let recipe = recipe_of(&variants(list)[0]);
     let problem = recipe.positions.problem("/parameters/t", "x", "");
     assert_eq!(variants(list)[0].all_placed(vec![problem.clone()]), [problem]);
+}
+
+#[test]
+fn a_document_of_several_may_have_variants() {
+    let first = format!("name: first\n{RECIPE}---\n");
+    let last = "merge_method: linear\nmodels: [{model: first}, {model: org/c}]\n";
+    let grid = "grid: {models: {org/c: {weight: [0.2, x]}}}\n";
+    let variants = Draft::from_yaml(&format!("{first}{last}{grid}")).unwrap().variants().unwrap();
+    assert_eq!(variants.len(), 2);
+    let alone = Stages::parse(&variants[0].text().unwrap(), false).unwrap();
+    assert_eq!(alone.iter().count(), 2);
+    assert_eq!(recipe_of(&variants[0]).merge_method, "linear");
+    let weight = Problem { pointer: "/1/models/1/parameters/weight".into(), ..Problem::of_whole("x", "") };
+    assert_eq!(variants[1].all_placed(vec![weight])[0].pointer, "/1/grid/models/org~1c/weight/1");
+    let twice = Draft::from_yaml(&format!("{first}{last}{grid}---\nname: x\n{last}{grid}")).unwrap().variants();
+    assert_eq!(twice.unwrap_err().problems[0].pointer, "/2/grid");
 }
 
 #[test]
@@ -195,6 +216,6 @@ proptest! {
         draft.set_variants("variants", &json!([{"tokenizer": value}])).unwrap();
         let variant = draft.variants().unwrap().remove(0);
         let read = Node::from_yaml(&variant.text().unwrap()).unwrap();
-        prop_assert_eq!(read.to_json(), variant.root().to_json());
+        prop_assert_eq!(read.to_json(), variant.documents()[0].to_json());
     }
 }

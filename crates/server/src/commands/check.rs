@@ -1,8 +1,7 @@
 //! `amalgam check`: all that can be said without the models, and with those that are here, what their headers say.
 
 use checkpoint::Access;
-use engine::{Settings, Sources};
-use recipe::{Problem, Recipe, Refusal};
+use recipe::{Problem, Refusal, Stages};
 use serde_json::json;
 
 use crate::cli::CheckArgs;
@@ -25,14 +24,6 @@ pub fn run(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 fn check(text: &str, lenient: bool) -> Result<(Vec<Problem>, Vec<String>), Refusal> {
-    let recipe = Recipe::parse(text, lenient)?;
-    let (_, warnings) = engine::check(&recipe)?;
-    let elsewhere = Sources::elsewhere(&recipe, &Access::Anywhere);
-    if elsewhere.is_empty() {
-        let (plan, _) = engine::open_and_plan(&recipe, &Access::Anywhere, &Settings::default())?;
-        return Ok((plan.warnings, Vec::new()));
-    }
-    Sources::open_but(&elsewhere, &recipe, &Access::Anywhere)
-        .map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
-    Ok((warnings, elsewhere.iter().map(|m| m.to_string()).collect()))
+    let checked = engine::check_stages(&Stages::parse(text, lenient)?, &Access::Anywhere)?;
+    Ok((checked.warnings, checked.elsewhere.iter().map(|m| m.to_string()).collect()))
 }

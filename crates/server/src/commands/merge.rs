@@ -29,17 +29,17 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     let started = Instant::now();
     let text = super::read_recipe(&args.recipe)?;
     let planned = super::plan::plan(&text, args.reading.lenient, &args.merge.settings());
-    let (plan, sources) = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
+    let plan = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
     warn(&args.recipe, &plan.warnings);
     let target = Target::Folder(args.out.clone());
-    if let Some(publication) = transfer::find_published(&target, &plan.digest) {
+    if let Some(publication) = transfer::find_published(&target, plan.digest()) {
         return tell(args, &publication, started, "is there already, whole");
     }
     check_way(&args.out)?;
-    let work = work_dir(&args.out, &plan.digest)?;
+    let work = work_dir(&args.out, plan.digest())?;
     let bar = Bar::new();
     let on_progress = |p: Progress| bar.set("merging", p.bytes_done, p.bytes_total);
-    let merged = engine::execute(&plan, &sources, &text, &work, &Observer { on_progress: &on_progress, cancel });
+    let merged = engine::execute_stages(plan, &text, &work, &Observer { on_progress: &on_progress, cancel });
     bar.clear();
     let published = merged.map_err(Failure::failed).and_then(|artifact| {
         make_way(&args.out);

@@ -1,8 +1,8 @@
 //! `amalgam plan`: a dry run that reads headers only.
 
 use checkpoint::Access;
-use engine::{Plan, PlanSummary, Settings, Sources};
-use recipe::{Recipe, Refusal};
+use engine::{PlanSummary, Settings, StagedPlan};
+use recipe::{Refusal, Stages};
 
 use crate::cli::PlanArgs;
 use crate::report::{Failure, warn};
@@ -11,7 +11,7 @@ use crate::size::Bytes;
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let text = super::read_recipe(&args.recipe)?;
     let planned = plan(&text, args.reading.lenient, &args.merge.settings());
-    let (plan, _) = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
+    let plan = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
     let summary = plan.summary(args.tensors);
     warn(&args.recipe, &summary.warnings);
     if args.reading.json {
@@ -23,12 +23,22 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
 }
 
 /// Plans with any models of this machine: the caller reads with its own rights.
-pub fn plan(text: &str, lenient: bool, settings: &Settings) -> Result<(Plan, Sources), Refusal> {
-    let recipe = Recipe::parse(text, lenient)?;
-    engine::open_and_plan(&recipe, &Access::Anywhere, settings)
+pub fn plan(text: &str, lenient: bool, settings: &Settings) -> Result<StagedPlan, Refusal> {
+    engine::open_and_plan_stages(Stages::parse(text, lenient)?, &Access::Anywhere, settings)
 }
 
 fn print(summary: &PlanSummary) {
+    for stage in &summary.stages {
+        let name = stage.name.as_deref().unwrap_or("result");
+        let kept = if stage.kept { "kept" } else { "removed after use" };
+        let models = stage.models.join(", ");
+        println!(
+            "stage       {name}: {} of {models}, {} tensors, {}, {kept}",
+            stage.method,
+            stage.tensors,
+            Bytes(stage.bytes)
+        );
+    }
     println!("method      {}", summary.method);
     println!("models      {}", summary.models.join(", "));
     println!("tensors     {} with {} parameters", summary.tensors, summary.parameters);
