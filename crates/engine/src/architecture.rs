@@ -90,6 +90,18 @@ impl Architecture {
         by_name.or_else(|| self.modules.iter().position(|m| m.aliases.iter().any(|a| a == name)))
     }
 
+    /// The module that a slice is of: the one it names, else the only one with layers.
+    pub fn module_of_slice(&self, name: Option<&str>) -> Option<&Module> {
+        match name {
+            Some(name) => self.modules.get(self.find(name)?),
+            None => self.modules.iter().find(|m| m.stack.is_some()),
+        }
+    }
+
+    pub fn stack_of(&self, slice_module: Option<&str>) -> Option<&Stack> {
+        self.module_of_slice(slice_module)?.stack.as_ref()
+    }
+
     /// The layer that a tensor belongs to and how many there are; `None` outside the stacks.
     pub fn layer<'a>(&self, tensor: &'a str) -> Option<(LayerName<'a>, u32)> {
         let layer = layers::split(tensor)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
 
+use crate::advice;
 use crate::methods::{self, About, Base, Default, METHODS, Method, Scope};
 use crate::parameters::{self, Place};
 use crate::slices::{Slice, SliceSource, slices};
@@ -29,6 +30,7 @@ pub fn check(recipe: &Recipe) -> Result<(&'static dyn Method, Vec<Problem>), Ref
         );
     }
     if findings.problems.is_empty() {
+        findings.warnings.extend(advice::of_recipe(&advice::Subject { recipe, about: &about, slices: &slices }));
         Ok((method, findings.warnings))
     } else {
         findings.problems.truncate(recipe::limits::PROBLEMS_MAX);

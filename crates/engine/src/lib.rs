@@ -1,8 +1,9 @@
 //! Recipe and checkpoints in, plan and shards out.
 //!
-//! Invariants: synchronous, and no input makes it panic; a plan is made from headers alone; the bytes of an output
-//! depend on recipe, inputs and seed, never on threads, tiles or the backend.
+//! Invariants: synchronous, and no input makes it panic; a plan is made from headers alone, and only advice looks at a few
+//! KiB of values; the bytes of an output depend on recipe, inputs and seed, never on threads, tiles or the backend.
 
+mod advice;
 mod architecture;
 pub mod artifact;
 pub mod backend;

@@ -22,7 +22,7 @@ pub(crate) struct Place<'a> {
 }
 
 /// Levels that can set a parameter, nearest first, each with the pointer of what it belongs to.
-fn levels<'a>(
+pub(crate) fn levels<'a>(
     recipe: &'a Recipe,
     slice: &'a Slice<'_>,
     source: Option<&'a SliceSource<'_>>,

@@ -22,7 +22,7 @@ use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
-use crate::{Sources, layers};
+use crate::{Sources, advice, layers};
 use drafts::{Draft, drafts};
 use missing::Missing;
 pub(crate) use model::ModelStatistics;
@@ -170,6 +170,8 @@ fn plan_checked(
     let shards = planner.shards(&tasks, settings);
     let config = planner.config(planner.donor(), &tasks);
     planner.refuse_if_any()?;
+    let subject = advice::Subject { recipe, about: &planner.about, slices: &slices };
+    planner.warnings.extend(advice::of_models(&subject, sources));
     Ok(Plan { over_model, ..planner.finish(tasks, shards, config, tokens, text, settings) })
 }
 

@@ -45,7 +45,7 @@ impl Planner<'_> {
     fn set_depths(&mut self, config: &mut Value, donor: usize) {
         let (sources, slices) = (self.sources, self.slices);
         for of_module in slices.chunk_by(|a, b| a.module == b.module).filter(|s| !s[0].is_whole()) {
-            let Some(module) = module_of(&sources.list[donor], of_module[0].module) else { continue };
+            let Some(module) = sources.list[donor].architecture.module_of_slice(of_module[0].module) else { continue };
             let taken: Option<Vec<Taken<'_>>> = layers_taken(of_module, sources).into_iter().collect();
             let of_donor = |layer| kind_of(&sources.list[donor], module, layer);
             for unfit in taken.map_or(Vec::new(), |taken| set_depth(config, module, &taken, &of_donor)) {
@@ -97,21 +97,13 @@ impl Planner<'_> {
     }
 }
 
-fn module_of<'a>(source: &'a crate::Source, name: Option<&str>) -> Option<&'a Module> {
-    let modules = &source.architecture.modules;
-    match name {
-        Some(name) => modules.get(source.architecture.find(name)?),
-        None => modules.iter().find(|m| m.stack.is_some()),
-    }
-}
-
 /// For each output layer, where it comes from; the first source of a slice speaks for it.
 fn layers_taken<'a>(slices: &[Slice<'_>], sources: &'a crate::Sources) -> Vec<Option<Taken<'a>>> {
     let first = slices.iter().filter_map(|slice| Some((slice, &slice.sources[0], slice.sources[0].range?)));
     first
         .flat_map(|(slice, source, range)| {
             let source = &sources.list[sources.index_of(source.model)];
-            let module = module_of(source, slice.module);
+            let module = source.architecture.module_of_slice(slice.module);
             (range.start..range.end).map(move |index| {
                 let module = module?;
                 let config = source.checkpoint.config.pointer(module.config.as_deref()?)?;
