@@ -47,6 +47,19 @@ pub struct ArtifactFile {
     pub sha256: String,
 }
 
+/// A small file that the plan holds whole.
+#[derive(Debug)]
+pub(crate) struct MadeFile {
+    pub name: &'static str,
+    pub content: Vec<u8>,
+}
+
+impl MadeFile {
+    pub fn json(name: &'static str, value: &Value) -> MadeFile {
+        MadeFile { name, content: pretty(value) }
+    }
+}
+
 /// Bytes that digests read: every input file used, every shard.
 pub(crate) fn digested_bytes(plan: &Plan, sources: &Sources) -> u64 {
     let inputs: u64 =
@@ -117,20 +130,25 @@ fn index(plan: &Plan) -> Value {
 fn carried(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
     // a tokenizer that the recipe asks for is written whatever the option says
     let asked_for = plan.options.copy_tokenizer || !plan.tokenizer_digests.is_empty();
-    let tokenizer = if asked_for { TOKENIZER } else { &[] };
-    let vocabulary = if asked_for && plan.tokenizer_json.is_none() { VOCABULARY } else { &[] };
-    let of_tokenizer = tokenizer.iter().chain(vocabulary).map(|name| (plan.tokenizer_donor, *name));
+    let tokenizer = TOKENIZER.iter().chain(VOCABULARY).filter(|_| asked_for);
+    let of_tokenizer = tokenizer.map(|name| (plan.tokenizer_donor, *name));
     let all = travelling().map(|name| (plan.donor, name)).chain(of_tokenizer);
+    let all = all.filter(|(_, name)| !is_replaced(plan, name));
     all.filter_map(|(source, name)| Some((name, sources.list[source].checkpoint.beside(name)?))).collect()
 }
 
-/// The files beside config and shards: those carried, and a tokenizer made of several.
+/// Whether a file is made anew, or says what one that is made says otherwise.
+fn is_replaced(plan: &Plan, name: &str) -> bool {
+    let is_made = |name: &str| plan.made.iter().any(|file| file.name == name);
+    is_made(name)
+        || (is_made("tokenizer.json") && VOCABULARY.contains(&name))
+        || (is_made("chat_template.jinja") && name == "chat_template.json")
+}
+
+/// The files beside config and shards: those carried, and those made.
 fn beside(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
-    let mut files = carried(plan, sources);
-    if let Some(tokenizer) = &plan.tokenizer_json {
-        files.push(("tokenizer.json", Beside::Content(pretty(tokenizer).into())));
-    }
-    files
+    let made = plan.made.iter().map(|file| (file.name, Beside::Content(file.content.as_slice().into())));
+    carried(plan, sources).into_iter().chain(made).collect()
 }
 
 /// The artifact as a checkpoint, before it is written.

@@ -22,13 +22,7 @@ pub fn check(recipe: &Recipe) -> Result<(&'static dyn Method, Vec<Problem>), Ref
     if findings.problems.is_empty() {
         findings.trial(method, &slices);
     }
-    if recipe.chat_template.is_some() {
-        findings.warn(
-            "/chat_template",
-            "no_effect",
-            "`chat_template` is not supported yet; the template of the base or first model is kept",
-        );
-    }
+    findings.chat_template();
     if findings.problems.is_empty() {
         findings.warnings.extend(advice::of_recipe(&advice::Subject { recipe, about: &about, slices: &slices }));
         Ok((method, findings.warnings))
@@ -73,6 +67,12 @@ impl Findings<'_> {
 
     fn warn(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
         self.warnings.push(self.recipe.positions.problem(pointer, code, detail));
+    }
+
+    fn chat_template(&mut self) {
+        if let Some(Err(error)) = self.recipe.chat_template.as_deref().map(vocabulary::ChatTemplate::parse) {
+            self.error("/chat_template", "invalid_value", error.to_string());
+        }
     }
 
     fn parameter_names(&mut self, slices: &[Slice<'_>]) {

@@ -7,6 +7,7 @@ mod advice;
 mod architecture;
 pub mod artifact;
 pub mod backend;
+mod beside;
 mod check;
 pub mod convert;
 mod execute;

@@ -8,6 +8,8 @@ mod findings;
 mod missing;
 mod model;
 mod summary;
+mod template;
+mod tokenizer_files;
 mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,6 +19,7 @@ use checkpoint::{Access, Dtype, ShardLayout, TensorPlace, is_floating, is_mergea
 use recipe::{FloatDtype, Options, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
+use crate::artifact::MadeFile;
 use crate::check::{base_of, check};
 use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
@@ -75,8 +78,8 @@ pub struct Plan {
     pub(crate) donor: usize,
     /// The source whose tokenizer files the output takes.
     pub(crate) tokenizer_donor: usize,
-    /// A tokenizer made of several; without one the donor's is carried as it is.
-    pub(crate) tokenizer_json: Option<Value>,
+    /// Files of the tokenizer as the output has them; those of the donor that are not here are carried as they are.
+    pub(crate) made: Vec<MadeFile>,
     /// SHA-256 of the tokenizers whose tokens rows were matched by.
     pub(crate) tokenizer_digests: Vec<String>,
     pub(crate) recipe: Value,
@@ -161,6 +164,7 @@ fn plan_checked(
     planner.layers_and_files();
     let drafts = drafts(&mut planner);
     let tokens = planner.merge_tokenizers();
+    let template = planner.chat_template();
     // shapes that differ because the vocabularies could not be merged would only hide why
     planner.refuse_if_any()?;
     let tasks: Vec<TensorTask> =
@@ -172,7 +176,7 @@ fn plan_checked(
     planner.refuse_if_any()?;
     let subject = advice::Subject { recipe, about: &planner.about, slices: &slices };
     planner.warnings.extend(advice::of_models(&subject, sources));
-    Ok(Plan { over_model, ..planner.finish(tasks, shards, config, tokens, text, settings) })
+    Ok(Plan { over_model, ..planner.finish(tasks, shards, config, (tokens, template), text, settings) })
 }
 
 pub(crate) struct Planner<'a> {
@@ -365,11 +369,11 @@ impl Planner<'_> {
     }
 
     fn finish(
-        self,
+        mut self,
         mut tasks: Vec<TensorTask>,
         shards: Vec<ShardLayout>,
         mut config: Value,
-        tokens: Option<Tokens>,
+        (tokens, template): (Option<Tokens>, Option<String>),
         recipe: Value,
         settings: &Settings,
     ) -> Plan {
@@ -380,7 +384,7 @@ impl Planner<'_> {
             tokens.set_config(&mut config, &self.sources.list[tokenizer_donor].checkpoint.config);
         }
         let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
-        let merged = tokens.filter(|t| !t.output.is_identity);
+        let made = self.tokenizer_files(tokenizer_donor, tokens.as_ref(), template);
         let mut plan = Plan {
             about: self.about,
             tasks,
@@ -394,7 +398,7 @@ impl Planner<'_> {
             donor,
             tokenizer_donor,
             tokenizer_digests,
-            tokenizer_json: merged.map(|t| t.output.tokenizer_json.clone()),
+            made,
             recipe,
             options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
@@ -462,7 +466,7 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,
-        "tokenizer": plan.tokenizer_json,
+        "made": plan.made.iter().map(|f| json!([f.name, checkpoint::digest_bytes(&f.content)])).collect::<Vec<_>>(),
         "tokenizers": plan.tokenizer_digests,
         "carried": crate::artifact::carried_identity(plan, sources),
     });

@@ -39,6 +39,12 @@ pub enum VocabularyError {
         "a vocabulary of {rows} rows is more than the {max} allowed; write a smaller pad_to_multiple_of or use smaller vocabularies"
     )]
     TooManyRows { rows: u64, max: u32 },
+    #[error("chat template {name:?} is not known; write one of {known}, or the text of a Jinja template")]
+    UnknownTemplate { name: String, known: String },
+    #[error("the chat template does not parse: {detail}, in its line {line}")]
+    Template { line: usize, detail: String },
+    #[error("the chat template has {bytes} bytes; at most {max} are taken")]
+    TemplateTooLong { bytes: usize, max: usize },
 }
 
 impl VocabularyError {

@@ -9,11 +9,13 @@ mod input;
 mod merge;
 mod rows;
 mod strip;
+mod template;
 
 pub use error::VocabularyError;
 pub use input::token_ids;
 pub use merge::{OutputVocabulary, Tokenizer, merge};
 pub use rows::RowSource;
+pub use template::{ChatTemplate, check as check_template, markers, most_frequent, template_in};
 
 /// Named limits of a vocabulary.
 pub mod limits {
@@ -21,4 +23,10 @@ pub mod limits {
     pub const ROWS_MAX: u32 = 4 * 1024 * 1024;
     /// Tokens that one note names; of the rest it gives the number.
     pub const TOKENS_NAMED_MAX: usize = 5;
+    /// Bytes of one chat template: the longest in use have some 30 thousand.
+    pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
+    /// Bytes of one of them.
+    pub const MARKER_BYTES_MAX: usize = 64;
+    /// Special tokens that are looked for in one chat template.
+    pub const MARKERS_MAX: usize = 256;
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use recipe::{ModelRef, Recipe, TokenizerRecipe, TokenizerSource};
 use serde_json::Value;
-use vocabulary::{OutputVocabulary, RowSource, Tokenizer, merge, token_ids};
+use vocabulary::{ChatTemplate, OutputVocabulary, RowSource, Tokenizer, merge, token_ids};
 
 /// Rows of one tensor, in f64.
 type Matrix = Vec<Vec<f64>>;
@@ -210,5 +210,25 @@ fn source_base_drops_the_padding_that_truncation_cuts() {
     case.check_tokens();
     for tensor in TENSORS {
         assert_eq!(case.check_rows(tensor), 384);
+    }
+}
+
+/// As transformers renders: blocks take the line they stand on.
+fn render(template: &str, add_generation_prompt: bool) -> String {
+    let mut environment = minijinja::Environment::new();
+    let syntax = minijinja::syntax::SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().unwrap();
+    environment.set_syntax(syntax);
+    let message = |role, content| minijinja::Value::from_pairs([("role", role), ("content", content)]);
+    let messages = vec![message("system", "Be brief."), message("user", "Hi"), message("assistant", "Hello!")];
+    environment.render_str(template, minijinja::context! { messages, add_generation_prompt }).unwrap()
+}
+
+#[test]
+fn the_chatml_template_writes_what_that_of_mergekit_writes() {
+    let Some(root) = golden() else { return };
+    let theirs = std::fs::read_to_string(root.join("golden/vocab-template/out/chat_template.jinja")).unwrap();
+    let ChatTemplate::Text(ours) = ChatTemplate::parse("chatml").unwrap() else { panic!("chatml is no text") };
+    for prompt in [false, true] {
+        assert_eq!(render(&ours, prompt), render(&theirs, prompt));
     }
 }
