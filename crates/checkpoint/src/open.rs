@@ -59,6 +59,29 @@ impl Checkpoint {
         Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config, planned: None })
     }
 
+    /// One safetensors file that is no model of its own, with the JSON file that says what it is.
+    pub fn open_single(
+        dir: &Path,
+        weights: &str,
+        config: &str,
+        access: &Access,
+    ) -> Result<Checkpoint, CheckpointError> {
+        let config_value = read_json(dir, config, access)?
+            .filter(Value::is_object)
+            .ok_or_else(|| CheckpointError::malformed(config, "is missing, or no JSON object"))?;
+        let (file, header) = CheckpointFile::open(dir, weights.to_owned(), access)?;
+        let files = vec![file];
+        let tensors = gather(&files, vec![header], HashMap::new())?;
+        Ok(Checkpoint { dir: dir.to_owned(), files, tensors, config: config_value, planned: None })
+    }
+
+    /// Takes another's files in, so that places of its tensors can be read here: gives what to add to their file index.
+    pub fn adopt(&mut self, other: Checkpoint) -> usize {
+        let offset = self.files.len();
+        self.files.extend(other.files);
+        offset
+    }
+
     /// Fills `buffer` from byte `offset` of the tensor at `place`.
     pub fn read_at(&self, place: &TensorPlace, offset: u64, buffer: &mut [u8]) -> Result<(), CheckpointError> {
         let file = &self.files[place.file];

@@ -62,17 +62,20 @@ impl MadeFile {
 
 /// Bytes that digests read: every input file used, every shard.
 pub(crate) fn digested_bytes(plan: &Plan, sources: &Sources) -> u64 {
-    let inputs: u64 =
-        used_files(plan).iter().map(|(source, file)| sources.list[*source].checkpoint.files[*file].bytes).sum();
+    let inputs: u64 = used_files(plan, sources)
+        .iter()
+        .map(|(source, file)| sources.list[*source].checkpoint.files[*file].bytes)
+        .sum();
     inputs + plan.shards.iter().map(|s| s.bytes).sum::<u64>()
 }
 
-fn used_files(plan: &Plan) -> BTreeSet<(usize, usize)> {
+fn used_files(plan: &Plan, sources: &Sources) -> BTreeSet<(usize, usize)> {
     let inputs = || plan.tasks.iter().flat_map(|t| &t.inputs);
     let gathered = inputs().filter_map(|i| i.rows.as_ref()).flat_map(|rows| {
         rows.sources().filter_map(|source| Some((source, rows.places[source].as_ref()?.file))).collect::<BTreeSet<_>>()
     });
-    inputs().map(|i| (i.source, i.place.file)).chain(gathered).collect()
+    let adapters = sources.list.iter().enumerate().filter_map(|(i, s)| Some((i, s.applied.as_ref()?.file)));
+    inputs().map(|i| (i.source, i.place.file)).chain(gathered).chain(adapters).collect()
 }
 
 /// Writes what belongs beside the shards and makes everything durable.
@@ -216,7 +219,7 @@ fn digest_shard(execution: &Execution<'_>, dir: &Path, name: &str) -> Result<Art
 
 /// Each model with the files that were read of it.
 fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
-    let used: Vec<(usize, usize)> = used_files(execution.plan).into_iter().collect();
+    let used: Vec<(usize, usize)> = used_files(execution.plan, execution.sources).into_iter().collect();
     let digests: Result<Vec<String>, ExecuteError> = used
         .par_iter()
         .map(|(source, file)| {

@@ -13,6 +13,7 @@ pub mod convert;
 mod execute;
 pub mod kernel;
 mod layers;
+mod lora;
 pub mod methods;
 mod parameters;
 pub mod philox;

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::artifact::MadeFile;
 use crate::check::{base_of, check};
+use crate::lora::Applied;
 use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
 use crate::rows::Gather;
@@ -82,6 +83,8 @@ pub struct Plan {
     pub(crate) made: Vec<MadeFile>,
     /// SHA-256 of the tokenizers whose tokens rows were matched by.
     pub(crate) tokenizer_digests: Vec<String>,
+    /// Bytes of adapters' factors that are held at once.
+    pub(crate) factor_bytes: u64,
     pub(crate) recipe: Value,
     /// Whether a README is written, and whether the tokenizer is carried along.
     pub(crate) options: Options,
@@ -161,6 +164,7 @@ fn plan_checked(
         warnings,
     };
     planner.architectures();
+    planner.adapters();
     planner.layers_and_files();
     let drafts = drafts(&mut planner);
     let tokens = planner.merge_tokenizers();
@@ -353,6 +357,7 @@ impl Planner<'_> {
         if let Some(input) = merge.copies()
             && wanted.is_none_or(|dtype| dtype == dtypes[input])
             && inputs[input].rows.is_none()
+            && !self.sources.list[inputs[input].source].adapts(&inputs[input].place)
         {
             return Some((dtypes[input], Work::Copy(input)));
         }
@@ -385,6 +390,7 @@ impl Planner<'_> {
         }
         let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
         let made = self.tokenizer_files(tokenizer_donor, tokens.as_ref(), template);
+        let factor_bytes = self.factor_bytes(settings);
         let mut plan = Plan {
             about: self.about,
             tasks,
@@ -399,6 +405,7 @@ impl Planner<'_> {
             tokenizer_donor,
             tokenizer_digests,
             made,
+            factor_bytes,
             recipe,
             options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
@@ -463,6 +470,7 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "seed": plan.seed,
         "recipe": plan.recipe,
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
+        "adapters": sources.iter().map(|s| s.applied.as_ref().map(Applied::identity)).collect::<Vec<_>>(),
         "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,

@@ -78,10 +78,14 @@ impl Gather {
 
     fn read_of(&self, sources: &Sources, source: usize, index: u32, row: &mut [f32]) -> Result<(), ExecuteError> {
         let place = self.places[source].as_ref().expect("plans refuse rows of sources without the tensor");
+        let source = &sources.list[source];
+        if let Some(applied) = source.applied.as_ref().filter(|applied| applied.concerns(place)) {
+            return applied.read_values(&source.checkpoint, place, u64::from(index) * self.width, row).map(drop);
+        }
         let width = place.info.dtype.bitsize() as u64 / 8;
         let mut bytes = vec![0; row.len() * width as usize];
         let offset = u64::from(index) * self.width * width;
-        sources.list[source].checkpoint.read_at(place, offset, &mut bytes)?;
+        source.checkpoint.read_at(place, offset, &mut bytes)?;
         convert::to_f32(place.info.dtype, &bytes, row);
         Ok(())
     }

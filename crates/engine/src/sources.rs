@@ -1,12 +1,13 @@
 //! The models of a recipe, opened: every header read, no tensor data.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use checkpoint::{Access, Checkpoint, CheckpointError};
+use checkpoint::{Access, Checkpoint, CheckpointError, TensorPlace};
 use recipe::{ModelRef, Recipe, Refusal};
 
 use crate::architecture::{Architecture, spell_alike};
+use crate::lora::{self, Applied};
 
 /// Every model of a recipe, each once, in the recipe's order.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Source {
     pub(crate) architecture: Architecture,
     /// Where the model is what an earlier stage makes.
     pub(crate) stage: Option<StageSource>,
+    /// What an adapter makes of the checkpoint's tensors; its file is among the checkpoint's.
+    pub(crate) applied: Option<Applied>,
 }
 
 /// What is known of the stage that a source is made by.
@@ -31,6 +34,20 @@ pub(crate) struct StageSource {
     pub plan_digest: String,
     /// Models that it is made of, through all stages before it.
     pub made_of: Vec<String>,
+}
+
+impl Source {
+    /// Whether an adapter changes the tensor while it is read.
+    pub(crate) fn adapts(&self, place: &TensorPlace) -> bool {
+        self.applied.as_ref().is_some_and(|applied| applied.concerns(place))
+    }
+
+    /// An adapter that says it was trained on another model, by the names of both.
+    pub(crate) fn other_base(&self) -> Option<String> {
+        let trained_on = self.applied.as_ref()?.trained_on.as_deref()?;
+        let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or_default().to_lowercase();
+        (last(trained_on) != last(&self.model.path)).then(|| trained_on.to_owned())
+    }
 }
 
 impl Sources {
@@ -57,8 +74,9 @@ impl Sources {
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
     pub fn elsewhere<'a>(recipe: &'a Recipe, access: &Access) -> Vec<&'a ModelRef> {
+        let is_elsewhere = |m: &ModelRef| m.is_hub_like() && access.resolve_dir(&m.path).is_err();
         let models = recipe.models().into_iter().map(|(_, model)| model);
-        models.filter(|m| m.is_hub_like() && access.resolve_dir(&m.path).is_err()).collect()
+        models.filter(|m| is_elsewhere(m) || m.lora.as_deref().is_some_and(is_elsewhere)).collect()
     }
 
     pub(crate) fn index_of(&self, model: &ModelRef) -> usize {
@@ -118,26 +136,31 @@ pub(crate) fn architecture(model: &ModelRef, checkpoint: &Checkpoint) -> Archite
 type Reason = (&'static str, String);
 
 fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
-    if model.lora.is_some() {
-        return Err((
-            "not_yet",
-            format!("model {:?} names a LoRA adapter; adapters are not supported yet", model.to_string()),
-        ));
-    }
-    let dir = access.resolve_dir(&model.path).map_err(|error| not_here(model, &error))?;
-    if let Some(revision) = &model.revision {
-        return Err((
-            "invalid_value",
-            format!(
-                "model {:?} is a directory here, which has no revision {revision:?}; write the path alone",
-                model.path
-            ),
-        ));
-    }
-    let checkpoint = Checkpoint::open(&dir, access)
+    let dir = directory(model, access)?;
+    let mut checkpoint = Checkpoint::open(&dir, access)
         .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
+    let applied = model.lora.as_deref().map(|lora| open_adapter(lora, access, &mut checkpoint)).transpose()?;
     let architecture = architecture(model, &checkpoint);
-    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None })
+    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None, applied })
+}
+
+fn open_adapter(lora: &ModelRef, access: &Access, checkpoint: &mut Checkpoint) -> Result<Applied, Reason> {
+    let dir = directory(lora, access)?;
+    lora::open(&dir, access, checkpoint)
+        .map_err(|error| ("invalid_checkpoint", format!("adapter {:?}: {error}", lora.path)))
+}
+
+fn directory(model: &ModelRef, access: &Access) -> Result<PathBuf, Reason> {
+    let dir = access.resolve_dir(&model.path).map_err(|error| not_here(model, &error))?;
+    match &model.revision {
+        None => Ok(dir),
+        Some(revision) => {
+            let path = &model.path;
+            let detail =
+                format!("model {path:?} is a directory here, which has no revision {revision:?}; write the path alone");
+            Err(("invalid_value", detail))
+        }
+    }
 }
 
 fn not_here(model: &ModelRef, error: &CheckpointError) -> Reason {

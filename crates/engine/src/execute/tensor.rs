@@ -3,6 +3,7 @@
 use checkpoint::{Dtype, ShardFile};
 
 use super::{ExecuteError, Execution};
+use crate::Source;
 use crate::backend::{Backend, TensorInputs, TensorOutput};
 use crate::methods::Merge;
 use crate::plan::{TaskInput, TensorTask, Work};
@@ -64,9 +65,13 @@ pub(super) struct Reading<'a> {
 }
 
 impl Reading<'_> {
+    fn source(&self, input: &TaskInput) -> &Source {
+        &self.execution.sources.list[input.source]
+    }
+
     fn read_input(&self, input: &TaskInput, offset: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
         self.execution.stop_if_cancelled()?;
-        Ok(self.execution.sources.list[input.source].checkpoint.read_at(&input.place, offset, buffer)?)
+        Ok(self.source(input).checkpoint.read_at(&input.place, offset, buffer)?)
     }
 }
 
@@ -119,8 +124,12 @@ impl TensorInputs for Reading<'_> {
 
     fn dtype(&self, input: usize) -> Dtype {
         let input = &self.task.inputs[input];
-        // gathered rows may come from models of several dtypes
-        if input.rows.is_some() { Dtype::F32 } else { input.place.info.dtype }
+        // gathered rows may come from models of several dtypes, and what an adapter adds is not rounded
+        if input.rows.is_some() || self.source(input).adapts(&input.place) {
+            Dtype::F32
+        } else {
+            input.place.info.dtype
+        }
     }
 
     fn read(&self, input: usize, at: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
@@ -128,6 +137,11 @@ impl TensorInputs for Reading<'_> {
         if let Some(rows) = &input.rows {
             self.execution.stop_if_cancelled()?;
             return rows.read(self.execution.sources, at, buffer);
+        }
+        let source = self.source(input);
+        if let Some(applied) = source.applied.as_ref().filter(|applied| applied.concerns(&input.place)) {
+            self.execution.stop_if_cancelled()?;
+            return applied.read(&source.checkpoint, &input.place, at, buffer).map(drop);
         }
         self.read_input(input, at * width(input.place.info.dtype), buffer)
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use checkpoint::{ShardLayout, layout_shards};
 use recipe::{Parameters, Problem, Refusal};
 
+use crate::lora::Applied;
+
 use super::{Planner, Settings, TensorTask};
 use crate::slices::Slice;
 
@@ -60,6 +62,31 @@ impl Planner<'_> {
                 self.error("", "architecture_mismatch", detail);
             }
         }
+    }
+
+    /// An adapter fits any model of the same shapes; whether it is the one it was trained on is for the user to say.
+    pub(super) fn adapters(&mut self) {
+        for source in &self.sources.list {
+            if let Some(other) = source.other_base() {
+                let model = source.model.to_string();
+                let detail = format!(
+                    "the adapter of {model:?} says that it was trained on {other:?}; make sure that this is the same model"
+                );
+                let pointer = self.pointer_of(&source.model);
+                self.warnings.push(self.recipe.positions.problem(&pointer, "other_base", detail));
+            }
+        }
+    }
+
+    fn pointer_of(&self, model: &recipe::ModelRef) -> String {
+        let found = self.recipe.models().into_iter().find(|(_, other)| *other == model);
+        found.map_or(String::new(), |(pointer, _)| pointer)
+    }
+
+    /// Of each source the factors of as many tensors as are in work at once.
+    pub(super) fn factor_bytes(&self, settings: &Settings) -> u64 {
+        let largest = self.sources.iter().filter_map(|s| s.applied.as_ref()).map(Applied::factor_bytes_max);
+        largest.sum::<u64>() * settings.thread_count() as u64
     }
 
     /// Where the tensors will stand. Shards are open while they are written, and a model in thousands of files helps nobody.

@@ -98,7 +98,7 @@ impl Plan {
     pub(crate) fn memory_bytes(&self) -> u64 {
         let threads = self.settings.thread_count();
         let inputs = self.inputs_max();
-        threads as u64 * Cpu::buffer_bytes(self.settings.memory, threads, inputs)
+        threads as u64 * Cpu::buffer_bytes(self.settings.memory, threads, inputs) + self.factor_bytes
     }
 
     pub(crate) fn inputs_max(&self) -> usize {

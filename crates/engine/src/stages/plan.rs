@@ -95,6 +95,7 @@ impl PlannedStage {
             architecture: architecture(model, &checkpoint),
             checkpoint,
             stage: Some(stage),
+            applied: None,
         })
     }
 }
