@@ -159,3 +159,105 @@ fn refusal(scheme: Scheme, told: &str) -> CheckpointError {
 fn refusal_of(method: &str, instead: &str, told: &str) -> CheckpointError {
     CheckpointError::Unsupported(format!("is quantised ({method}), for {told}; {instead}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Access, Checkpoint, ShardFile, layout_shards};
+
+    type Tensors<'a> = &'a [(&'a str, Dtype, &'a [u64])];
+
+    /// What opening a checkpoint of these tensors, all of zeros, says.
+    fn open(config: &Value, tensors: Tensors<'_>) -> Result<(), String> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+        let tensors = tensors.iter().map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.to_vec()));
+        ShardFile::create(dir.path(), &layout_shards(tensors.collect(), 1 << 20)[0]).unwrap();
+        Checkpoint::open(dir.path(), &Access::Anywhere).map(drop).map_err(|error| error.to_string())
+    }
+
+    const PLAIN: Tensors<'_> = &[("q.weight", Dtype::F32, &[4, 4])];
+
+    #[test]
+    fn a_config_names_its_scheme() {
+        let by_method = |method: &str| json!({"quantization_config": {"quant_method": method}});
+        let cases = [
+            (by_method("gptq"), "(GPTQ)"),
+            (by_method("awq"), "(AWQ)"),
+            (by_method("bitsandbytes"), "(bitsandbytes)"),
+            (
+                json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}),
+                "(bitsandbytes, 4 bit)",
+            ),
+            (
+                json!({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": true, "load_in_4bit": false}}),
+                "(bitsandbytes, 8 bit)",
+            ),
+            (by_method("fp8"), "(FP8)"),
+            (by_method("fbgemm_fp8"), "(FP8)"),
+            (by_method("compressed-tensors"), "(compressed-tensors)"),
+            (by_method("mxfp4"), "(MXFP4)"),
+            (by_method("hqq"), "(HQQ)"),
+            (by_method("eetq"), "(EETQ)"),
+            (by_method("quanto"), "(quanto)"),
+            (by_method("novel"), "(novel)"),
+            (json!({"quantization_config": {}}), "(a method it does not name)"),
+            (json!({"text_config": {"quantization_config": {"quant_method": "awq"}}}), "(AWQ)"),
+            (json!({"quantization": {"group_size": 64, "bits": 4}}), "(MLX)"),
+        ];
+        for (config, expected) in cases {
+            let error = open(&config, PLAIN).unwrap_err();
+            assert!(error.contains(expected) && error.contains("config.json says so; "), "{config}: {error}");
+        }
+        for config in [json!({}), json!({"quantization_config": null}), json!({"quantization": null})] {
+            assert_eq!(open(&config, PLAIN), Ok(()), "{config}");
+        }
+    }
+
+    #[test]
+    fn tensors_name_their_scheme_where_the_config_does_not() {
+        use Dtype::{F16, F32, I8, I32, I64, U8, U32};
+        let cases: &[(Tensors<'_>, &str)] = &[
+            (&[("q.qweight", I32, &[4, 32]), ("q.qzeros", I32, &[1, 4]), ("q.scales", F16, &[1, 32])], "(GPTQ)"),
+            (&[("q.qweight", I32, &[4, 32]), ("q.g_idx", I32, &[32]), ("q.scales", F16, &[1, 32])], "(GPTQ)"),
+            (&[("q.qweight", I32, &[32, 4]), ("q.qzeros", I32, &[1, 4]), ("q.scales", F16, &[1, 32])], "(AWQ)"),
+            (&[("q.qweight", I32, &[32, 4]), ("q.scales", F16, &[1, 32])], "(GPTQ or AWQ)"),
+            (&[("q.weight", U8, &[8, 1]), ("q.weight.absmax", F32, &[1])], "(bitsandbytes, 4 bit)"),
+            (&[("q.weight", U8, &[8]), ("q.weight.quant_state.bitsandbytes__nf4", U8, &[9])], "(bitsandbytes, 4 bit)"),
+            (&[("q.weight", I8, &[4, 4]), ("q.SCB", F32, &[4])], "(bitsandbytes, 8 bit)"),
+            (&[("q.weight", Dtype::F8_E4M3, &[4, 4]), ("q.weight_scale_inv", F32, &[1, 1])], "(FP8)"),
+            (&[("q.weight", Dtype::F8_E5M2, &[4, 4])], "(FP8)"),
+            (
+                &[("q.weight_packed", I32, &[4, 1]), ("q.weight_scale", F16, &[4]), ("q.weight_shape", I64, &[2])],
+                "(compressed-tensors)",
+            ),
+            (&[("q.weight", I8, &[4, 4]), ("q.weight_scale", F16, &[4])], "(compressed-tensors)"),
+            (&[("e.up_blocks", U8, &[4, 16]), ("e.up_scales", U8, &[4])], "(MXFP4)"),
+            (&[("q.weight", U32, &[4, 4]), ("q.scales", F16, &[4, 1]), ("q.biases", F16, &[4, 1])], "(MLX)"),
+            (&[("q.W_q", U8, &[4, 4]), ("q.scale", F16, &[4])], "(HQQ)"),
+            (&[("q.weight", I8, &[4, 4]), ("q.weight_scales", F16, &[4])], "(EETQ)"),
+            (&[("q.weight._data", I8, &[4, 4]), ("q.weight._scale", F16, &[4])], "(quanto)"),
+        ];
+        for (tensors, expected) in cases {
+            let error = open(&json!({}), tensors).unwrap_err();
+            assert!(error.contains(expected) && error.contains("it has the tensor"), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn names_that_only_look_alike_are_no_quantisation() {
+        use Dtype::F32;
+        let tensors: Tensors<'_> = &[
+            ("q.biases", F32, &[4]),
+            ("q.scales", F32, &[4]),
+            ("q.weight", F32, &[4, 4]),
+            ("q.weight_scale", F32, &[4]),
+            ("absmax", F32, &[1]),
+            ("block.down_blocks", F32, &[1]),
+            ("position_ids", Dtype::I64, &[4]),
+        ];
+        assert_eq!(open(&json!({}), tensors), Ok(()));
+    }
+}

@@ -1,5 +1,7 @@
 //! Files of `torch.save` made byte by byte, so that any byte can be wrong.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 /// An entry of a zip; what is `None` is as it should be.
 #[derive(Clone)]
 pub struct Entry<'a> {
@@ -108,7 +110,7 @@ pub fn torch(pickle: &[u8]) -> Vec<u8> {
 /// The pickle of a dictionary with one tensor, "w", that views a storage of 24 floats.
 pub fn tensor(offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
     let mut pickle = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
-    pickle.extend(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\00X\x03\0\0\0cpuK\x18tQ");
+    pickle.extend(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x18tQ");
     pickle.extend(integer(offset));
     for list in [shape, strides] {
         pickle.push(b'(');
