@@ -169,3 +169,79 @@ impl Block {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use safetensors::Dtype;
+
+    use super::*;
+
+    fn copied(tensor: &TorchTensor, source: &[u8]) -> Vec<u8> {
+        let mut written = vec![None; tensor.bytes as usize];
+        let mut sink = |offset: u64, bytes: &[u8]| {
+            for (place, byte) in written[offset as usize..][..bytes.len()].iter_mut().zip(bytes) {
+                assert_eq!(place.replace(*byte), None, "written twice");
+            }
+            Ok(())
+        };
+        tensor.copy(&source, "f", &mut sink).unwrap();
+        written.into_iter().map(|byte| byte.expect("nothing is left out")).collect()
+    }
+
+    /// The specification: element by element, in the order of the result.
+    fn naive(tensor: &TorchTensor, source: &[u8]) -> Vec<u8> {
+        let width = bytes_of(tensor.dtype, 1).unwrap();
+        let mut written = Vec::new();
+        for element in 0..tensor.bytes / width {
+            let mut rest = element;
+            let mut at = tensor.start;
+            for (count, stride) in tensor.shape.iter().zip(&tensor.strides).rev() {
+                at += rest % count * stride * width;
+                rest /= count;
+            }
+            written.extend(&source[at as usize..(at + width) as usize]);
+        }
+        written
+    }
+
+    fn tensor(dtype: Dtype, shape: &[u64], strides: &[u64]) -> TorchTensor {
+        let bytes = bytes_of(dtype, shape.iter().product()).unwrap();
+        TorchTensor { name: "t".into(), dtype, shape: shape.into(), strides: strides.into(), start: 8, bytes }
+    }
+
+    #[test]
+    fn every_view_is_written_as_its_elements_are() {
+        let source: Vec<u8> = (0..9_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        let cases: &[(&[u64], &[u64])] = &[
+            (&[], &[]),
+            (&[0, 5], &[5, 1]),
+            (&[7], &[1]),
+            (&[7], &[3]),
+            (&[1, 7, 1], &[99, 1, 99]),
+            (&[3, 4], &[4, 1]),
+            (&[4, 3], &[1, 4]),
+            (&[2, 3, 4], &[1, 8, 2]),
+            (&[2, 3, 4, 5], &[60, 1, 15, 3]),
+            (&[3, 5], &[0, 1]),
+            (&[3, 5], &[1, 0]),
+            (&[3, 5], &[0, 0]),
+            (&[4, 6], &[2, 1]),
+            // more than one piece, more lines than a block has, lines longer than a block takes
+            (&[1_100_000], &[1]),
+            (&[700, 1000], &[1, 700]),
+            (&[3, 500, 600], &[300_000, 1, 500]),
+            (&[300, 40], &[7000, 100]),
+            (&[40, 300], &[100, 7000]),
+            (&[2, 9000], &[1, 100]),
+            (&[20_000, 3], &[5, 1]),
+        ];
+        for (shape, strides) in cases {
+            for dtype in [Dtype::U8, Dtype::BF16, Dtype::F32] {
+                let tensor = tensor(dtype, shape, strides);
+                assert!(copied(&tensor, &source) == naive(&tensor, &source), "{shape:?} {strides:?} {dtype:?}");
+            }
+        }
+        let wide = tensor(Dtype::F64, &[70, 90], &[2, 140]);
+        assert_eq!(copied(&wide, &source), naive(&wide, &source));
+    }
+}
