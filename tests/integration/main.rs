@@ -4,6 +4,7 @@
 
 mod commands;
 mod crash;
+mod groups;
 mod jobs;
 
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
 use engine::StagedPlan;
-use recipe::{Problem as Found, Refusal, Variant, told_once};
+use recipe::{Refusal, Variant, with_each};
 
 use crate::merge_request::MergeRequest;
 use crate::problem::{Code, Finding, Problem, Result};
@@ -53,38 +53,20 @@ fn plan_all<T>(
 ) -> Result<Planned<T>> {
     let variants = request.recipe.variants()?;
     check_outputs(config, &request, &variants)?;
-    let mut merges = Vec::new();
-    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let mut is_refused = false;
-    for variant in variants {
-        let name = variant.name().map(str::to_owned);
-        let (of_this, warned) = match plan_one(config, &request, &variant) {
-            Ok((recipe, plan)) => {
-                let warned = plan.warnings.clone();
-                let of_plan = take(&variant, plan);
-                merges.push(PlannedMerge { variant, recipe, of_plan });
-                (Vec::new(), warned)
-            }
-            Err(refusal) => {
-                is_refused = true;
-                (refusal.problems, refusal.warnings)
-            }
-        };
-        problems.push((name.clone(), of_this));
-        warnings.push((name, warned));
-    }
-    let warnings: Vec<Found> = told_once(warnings);
-    if is_refused {
-        return Err(Refusal { problems: told_once(problems), warnings }.into());
-    }
+    let (planned, warnings) = with_each(&variants, |variant| {
+        let (recipe, mut plan) = plan_one(config, &request, variant)?;
+        plan.warnings = variant.all_placed(plan.warnings);
+        let warnings = plan.warnings.clone();
+        Ok(((recipe, take(variant, plan)), warnings))
+    })?;
+    let merge = |(variant, (recipe, of_plan))| PlannedMerge { variant, recipe, of_plan };
+    let merges = variants.into_iter().zip(planned).map(merge).collect();
     Ok(Planned { request, merges, warnings: Finding::all(warnings) })
 }
 
 fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Result<(String, StagedPlan), Refusal> {
     let stages = variant.stages(request.lenient)?;
-    let planned = engine::open_and_plan_stages(stages, &config.access, &config.settings);
-    let mut plan = planned.map_err(|refusal| variant.placed(refusal))?;
-    plan.warnings = variant.all_placed(plan.warnings);
+    let plan = engine::open_and_plan_stages(stages, &config.access, &config.settings)?;
     Ok((variant.text()?, plan))
 }
 

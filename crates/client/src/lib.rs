@@ -86,7 +86,7 @@ impl Client {
         Ok(Client { base, http })
     }
 
-    /// Submits a recipe's text; `query` holds options such as `output`.
+    /// Submits a recipe's text; `query` holds options such as `output`. Gives the job, or of a recipe with variants the group.
     pub async fn submit(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
         self.post_recipe("/v1/jobs", recipe, query).await
     }
@@ -103,6 +103,16 @@ impl Client {
     /// One page of jobs, newest first.
     pub async fn jobs(&self, query: &[(&str, String)]) -> Result<Value, ClientError> {
         self.get("/v1/jobs", query).await
+    }
+
+    /// The jobs of one request, one for each variant.
+    pub async fn group(&self, id: &str) -> Result<Value, ClientError> {
+        self.get(&format!("/v1/groups/{id}"), &[]).await
+    }
+
+    pub async fn cancel_group(&self, id: &str) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/groups/{id}/cancel"), &[]);
+        self.json(self.http.post(&url), &url).await
     }
 
     pub async fn cancel(&self, id: &str) -> Result<Value, ClientError> {

@@ -24,7 +24,7 @@ pub use types::{
     Content, FloatDtype, InputModel, InputSlice, LayerRange, ModuleContent, ModuleRecipe, Options, OutputSlice, Recipe,
     TokenRecipe, TokenSource, TokenizerRecipe, TokenizerSource, UnknownTensors,
 };
-pub use variants::{Variant, told_once};
+pub use variants::{Variant, with_each};
 pub use yaml::to_yaml;
 
 /// Named limits of a recipe: past them it is refused before it is understood.

@@ -16,7 +16,7 @@ use crate::draft::{Draft, Syntax, problem_at, written};
 use crate::node::{Kind, Node};
 use crate::{Problem, Refusal, Stages, limits};
 use change::Change;
-pub use told::told_once;
+pub use told::with_each;
 
 /// One merge of a text.
 #[derive(Debug, Clone)]

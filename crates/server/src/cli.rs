@@ -31,11 +31,11 @@ pub enum Command {
     Convert(ConvertArgs),
     /// Submit a recipe to a server.
     Submit(SubmitArgs),
-    /// Watch a job to its end.
+    /// Watch a job or a group to its end.
     Watch(WatchArgs),
     /// List the jobs of a server.
     Jobs(JobsArgs),
-    /// Cancel a job.
+    /// Cancel a job, or all of a group.
     Cancel(CancelArgs),
     /// Serve, merge the example models through the API, and go on serving.
     Demo(DemoArgs),
@@ -105,6 +105,9 @@ pub struct ConvertArgs {
 
 #[derive(Debug, Args)]
 pub struct ReadingArgs {
+    /// Of a recipe with variants, only this one.
+    #[arg(long, value_name = "NAME")]
+    pub variant: Option<String>,
     /// Unknown names are warnings, not errors.
     #[arg(long)]
     pub lenient: bool,
@@ -127,13 +130,13 @@ pub struct ServerUrl {
 pub struct SubmitArgs {
     /// The recipe, a YAML file; `-` reads standard input.
     pub recipe: PathBuf,
-    /// Where the artifact is to go, below an output root of the server.
+    /// Where the artifact is to go, below an output root of the server; each variant goes to a folder of its name there.
     #[arg(long)]
     pub output: Option<String>,
     /// Unknown names are warnings, not errors.
     #[arg(long)]
     pub lenient: bool,
-    /// Watch the job to its end; the exit code says how it ended.
+    /// Watch the job, or every variant's, to its end; the exit code says how it ended.
     #[arg(long)]
     pub watch: bool,
     #[command(flatten)]
@@ -142,7 +145,7 @@ pub struct SubmitArgs {
 
 #[derive(Debug, Args)]
 pub struct WatchArgs {
-    /// Id of the job.
+    /// Id of the job or group.
     pub job: String,
     #[command(flatten)]
     pub server: ServerUrl,
@@ -150,7 +153,7 @@ pub struct WatchArgs {
 
 #[derive(Debug, Args)]
 pub struct CancelArgs {
-    /// Id of the job.
+    /// Id of the job or group.
     pub job: String,
     #[command(flatten)]
     pub server: ServerUrl,
@@ -161,6 +164,9 @@ pub struct JobsArgs {
     /// Only jobs of this status; repeatable.
     #[arg(long)]
     pub status: Vec<String>,
+    /// Only the jobs of this group.
+    #[arg(long)]
+    pub group: Option<String>,
     /// At most so many, newest first.
     #[arg(long, default_value_t = 20)]
     pub limit: u32,

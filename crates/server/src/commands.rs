@@ -4,6 +4,7 @@ pub mod cancel;
 pub mod check;
 pub mod convert;
 pub mod demo;
+mod groups;
 pub mod jobs;
 pub mod merge;
 pub mod plan;
@@ -15,6 +16,9 @@ pub mod worker;
 use std::io::{IsTerminal, Read};
 use std::path::Path;
 
+use recipe::{Draft, Variant};
+
+use crate::cli::ReadingArgs;
 use crate::config::{Config, LogFormat};
 use crate::report::Failure;
 
@@ -27,6 +31,27 @@ fn read_recipe(path: &Path) -> Result<String, Failure> {
         return Ok(text);
     }
     std::fs::read_to_string(path).map_err(refused)
+}
+
+/// The merges of a recipe: itself, its variants, or the one variant that is asked for.
+fn merges(file: &Path, text: &str, reading: &ReadingArgs) -> Result<Vec<Variant>, Failure> {
+    let mut merges = Draft::from_yaml(text)
+        .and_then(Draft::variants)
+        .map_err(|refusal| Failure::recipe(file, &refusal, reading.json))?;
+    let Some(wanted) = reading.variant.as_deref() else { return Ok(merges) };
+    let known = names(&merges);
+    merges.retain(|merge| merge.name() == Some(wanted));
+    match (merges.is_empty(), known.is_empty()) {
+        (false, _) => Ok(merges),
+        (true, false) => {
+            Err(Failure::refused(format!("{} has no variant {wanted:?}; there are {known}", file.display())))
+        }
+        (true, true) => Err(Failure::refused(format!("{} has no variants", file.display()))),
+    }
+}
+
+fn names(merges: &[Variant]) -> String {
+    merges.iter().filter_map(Variant::name).collect::<Vec<_>>().join(", ")
 }
 
 fn start_logging(config: &Config) -> Result<(), Failure> {

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 use serde_json::json;
 
+use super::told::told_once;
 use super::*;
 use crate::Recipe;
 

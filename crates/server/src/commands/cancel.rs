@@ -2,11 +2,16 @@
 
 use client::Client;
 
+use super::groups;
 use crate::cli::CancelArgs;
 use crate::report::Failure;
 
 pub async fn run(args: CancelArgs) -> Result<(), Failure> {
-    let cancelled = Client::new(&args.server.url)?.cancel(&args.job).await;
+    let client = Client::new(&args.server.url)?;
+    let cancelled = match groups::is_group(&args.job) {
+        true => client.cancel_group(&args.job).await,
+        false => client.cancel(&args.job).await,
+    };
     let job = cancelled.map_err(|e| Failure::client(e, args.server.json))?;
     if args.server.json {
         println!("{job}");

@@ -10,6 +10,7 @@ pub async fn run(args: JobsArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server.url)?;
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.status.into_iter().map(|status| ("status", status)));
+    query.extend(args.group.into_iter().map(|group| ("group", group)));
     let page = client.jobs(&query).await.map_err(|e| Failure::client(e, args.server.json))?;
     let jobs = page["data"].as_array().cloned().unwrap_or_default();
     for job in &jobs {
@@ -27,5 +28,6 @@ pub async fn run(args: JobsArgs) -> Result<(), Failure> {
 
 fn line(job: &Value) -> String {
     let text = |key: &str| job[key].as_str().unwrap_or_default();
-    format!("{}  {:10} {:16} {}", text("id"), text("status"), text("method"), text("created_at"))
+    let line = format!("{}  {:10} {:16} {}", text("id"), text("status"), text("method"), text("created_at"));
+    format!("{line}  {}", text("variant")).trim_end().to_owned()
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use engine::{Observer, Progress};
+use recipe::Variant;
 use serde_json::json;
 use transfer::{Publication, Target};
 
@@ -28,8 +29,11 @@ pub async fn run(args: MergeCommand) -> Result<(), Failure> {
 fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     let started = Instant::now();
     let text = super::read_recipe(&args.recipe)?;
-    let planned = super::plan::plan(&text, args.reading.lenient, &args.merge.settings());
-    let plan = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
+    let merge = the_one(args, super::merges(&args.recipe, &text, &args.reading)?)?;
+    let planned = super::plan::plan(&merge, args.reading.lenient, &args.merge.settings());
+    let refused = |refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json);
+    let plan = planned.map_err(refused)?;
+    let text = merge.text().map_err(refused)?;
     warn(&args.recipe, &plan.warnings);
     let target = Target::Folder(args.out.clone());
     if let Some(publication) = transfer::find_published(&target, plan.digest()) {
@@ -50,6 +54,18 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
         let _ = std::fs::remove_dir_all(&work);
     })?;
     tell(args, &publication, started, "written")
+}
+
+fn the_one(args: &MergeCommand, merges: Vec<Variant>) -> Result<Variant, Failure> {
+    match <[Variant; 1]>::try_from(merges) {
+        Ok([only]) => Ok(only),
+        Err(many) => Err(Failure::refused(format!(
+            "{} makes {} merges: {}; choose one with --variant NAME, or submit all to a server",
+            args.recipe.display(),
+            many.len(),
+            super::names(&many)
+        ))),
+    }
 }
 
 /// The place must be free, or an empty directory; anything else is somebody's.

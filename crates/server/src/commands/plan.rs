@@ -2,7 +2,8 @@
 
 use checkpoint::Access;
 use engine::{PlanSummary, Settings, StagedPlan};
-use recipe::{Refusal, Stages};
+use recipe::{Problem, Refusal, Variant, with_each};
+use serde_json::{Value, json};
 
 use crate::cli::PlanArgs;
 use crate::report::{Failure, warn};
@@ -10,24 +11,43 @@ use crate::size::Bytes;
 
 pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let text = super::read_recipe(&args.recipe)?;
-    let planned = plan(&text, args.reading.lenient, &args.merge.settings());
-    let plan = planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
-    let summary = plan.summary(args.tensors);
-    warn(&args.recipe, &summary.warnings);
-    if args.reading.json {
-        println!("{}", serde_json::to_string(&summary).map_err(Failure::failed)?);
-    } else {
-        print(&summary);
+    let merges = super::merges(&args.recipe, &text, &args.reading)?;
+    let planned = with_each(&merges, |merge| {
+        let plan = plan(merge, args.reading.lenient, &args.merge.settings())?;
+        let summary = plan.summary(args.tensors);
+        let warnings = summary.warnings.clone();
+        Ok((summary, warnings))
+    });
+    let (summaries, warnings) =
+        planned.map_err(|refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json))?;
+    warn(&args.recipe, &warnings);
+    match (args.reading.json, &merges[..], &summaries[..]) {
+        (true, [merge], [only]) if merge.name().is_none() => println!("{}", json!(only)),
+        (true, ..) => println!("{}", list(&merges, &summaries, &warnings)),
+        (false, ..) => merges.iter().zip(&summaries).for_each(|(merge, summary)| print(merge, summary)),
     }
     Ok(())
 }
 
 /// Plans with any models of this machine: the caller reads with its own rights.
-pub fn plan(text: &str, lenient: bool, settings: &Settings) -> Result<StagedPlan, Refusal> {
-    engine::open_and_plan_stages(Stages::parse(text, lenient)?, &Access::Anywhere, settings)
+pub fn plan(merge: &Variant, lenient: bool, settings: &Settings) -> Result<StagedPlan, Refusal> {
+    let planned = engine::open_and_plan_stages(merge.stages(lenient)?, &Access::Anywhere, settings);
+    let mut plan = planned.map_err(|refusal| merge.placed(refusal))?;
+    plan.warnings = merge.all_placed(plan.warnings);
+    Ok(plan)
 }
 
-fn print(summary: &PlanSummary) {
+/// As a server answers for a recipe with variants.
+fn list(merges: &[Variant], summaries: &[PlanSummary], warnings: &[Problem]) -> Value {
+    let one = |(merge, plan): (&Variant, &PlanSummary)| json!({"variant": merge.name(), "parameters": merge.settings(), "plan": plan});
+    let data: Vec<Value> = merges.iter().zip(summaries).map(one).collect();
+    json!({"object": "list", "data": data, "warnings": warnings})
+}
+
+fn print(merge: &Variant, summary: &PlanSummary) {
+    if let Some(name) = merge.name() {
+        println!("variant     {name} {}", Value::Object(merge.settings()));
+    }
     for stage in &summary.stages {
         let name = stage.name.as_deref().unwrap_or("result");
         let kept = if stage.kept { "kept" } else { "removed after use" };

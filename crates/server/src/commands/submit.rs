@@ -1,7 +1,8 @@
-//! `amalgam submit`: a recipe to a server.
+//! `amalgam submit`: a recipe to a server, as a job, or with variants as a group.
 
 use client::Client;
 
+use super::groups;
 use crate::cli::SubmitArgs;
 use crate::report::Failure;
 
@@ -15,15 +16,20 @@ pub async fn run(args: SubmitArgs) -> Result<(), Failure> {
     if args.lenient {
         query.push(("lenient", "true".to_owned()));
     }
-    let job = client.submit(text, &query).await.map_err(|e| Failure::client(e, args.server.json))?;
-    for warning in job["warnings"].as_array().into_iter().flatten() {
+    let made = client.submit(text, &query).await.map_err(|e| Failure::client(e, args.server.json))?;
+    for warning in made["warnings"].as_array().into_iter().flatten() {
         eprintln!("warning: {}", warning["detail"].as_str().unwrap_or_default());
     }
-    let id = job["id"].as_str().unwrap_or_default().to_owned();
-    if args.server.json {
-        println!("{job}");
-    } else {
-        println!("{id}");
+    let id = made["id"].as_str().unwrap_or_default().to_owned();
+    let is_group = groups::is_group(&id);
+    match (args.server.json, is_group) {
+        (true, _) => println!("{made}"),
+        (false, true) => println!("{}", groups::listed(&made)),
+        (false, false) => println!("{id}"),
     }
-    if args.watch { super::watch::follow(&client, &id, args.server.json).await } else { Ok(()) }
+    match (args.watch, is_group) {
+        (false, _) => Ok(()),
+        (true, true) => groups::follow(&client, &id, args.server.json).await,
+        (true, false) => super::watch::follow(&client, &id, args.server.json).await,
+    }
 }

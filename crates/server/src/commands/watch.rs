@@ -1,14 +1,18 @@
-//! `amalgam watch`: a job to its end, with a bar; the exit code says how it ended.
+//! `amalgam watch`: a job or a group to its end, with a bar; the exit code says how it ended.
 
 use client::{Client, StreamEvent};
 use serde_json::{Value, json};
 
+use super::groups;
 use crate::bar::Bar;
 use crate::cli::WatchArgs;
 use crate::report::Failure;
 
 pub async fn run(args: WatchArgs) -> Result<(), Failure> {
     let client = Client::new(&args.server.url)?;
+    if groups::is_group(&args.job) {
+        return groups::follow(&client, &args.job, args.server.json).await;
+    }
     follow(&client, &args.job, args.server.json).await
 }
 
