@@ -31,7 +31,9 @@ import vocabularies
 from amalgam import Amalgam
 from catalogue import FAMILIES
 from family import Family
+from pair import Pair
 from results import FAILED, Result, verdict
+from small_tokenizers import KINDS
 
 
 def main() -> int:
@@ -40,7 +42,7 @@ def main() -> int:
     amalgam = Amalgam(arguments.amalgam)
     with working_folder(arguments.keep) as folder:
         chosen = [family for family in FAMILIES if arguments.only in (None, family.name)]
-        kinds = [kind for kind in vocabularies.KINDS if arguments.only in (None, kind)]
+        kinds = [kind for kind in KINDS if arguments.only in (None, kind)]
         of_families = [result for family in chosen for result in check_family(family, amalgam, folder)]
         of_kinds = [result for kind in kinds for result in check_kind(kind, amalgam, folder)]
 
@@ -88,7 +90,7 @@ def may_refuse(family: Family, check: str) -> bool:
 
 
 def check_kind(kind: str, amalgam: Amalgam, folder: Path) -> list[Result]:
-    pair = vocabularies.Pair.make(kind, amalgam, new(folder, kind))
+    pair = Pair.make(kind, amalgam, new(folder, kind))
     return [verdict(kind, name, partial(check, pair)) for name, check in vocabularies.CHECKS.items()]
 
 

@@ -40,6 +40,7 @@ tokens.
 
 - *union*, *padded*: `source: union`, without and with `pad_to_multiple_of`
 - *base*, *model*: the vocabulary of one of the two; every text becomes the same tokens as there
+- *tokens*: a union where the recipe gives single tokens the row of another, zeros, or the row of one model alone
 - *literal*: text that spells out the pieces of the other model's vocabulary, in a union
 
 """

@@ -25,12 +25,14 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 def byte_level_bpe(corpus: list[str], special: list[str]) -> Tokenizer:
-    """As GPT-2, Llama 3 and Qwen have it."""
+    """As Llama 3 and Qwen have it, with the special tokens behind the pieces."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     letters = pre_tokenizers.ByteLevel.alphabet()
-    return train(tokenizer, corpus, trainers.BpeTrainer, 400, special, initial_alphabet=letters)
+    train(tokenizer, corpus, trainers.BpeTrainer, 400, [], initial_alphabet=letters)
+    tokenizer.add_special_tokens(special)
+    return tokenizer
 
 
 def metaspace_bpe(corpus: list[str], special: list[str]) -> Tokenizer:
