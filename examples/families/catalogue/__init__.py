@@ -1,6 +1,6 @@
 """The families that are tried."""
 
-from . import dense, encoders, experts, hybrids, multimodal, older, two_stacks
+from . import dense, encoders, experts, hybrids, older, qwen_vision, sound, two_stacks, vision
 
 FAMILIES = [
     *dense.FAMILIES,
@@ -9,5 +9,7 @@ FAMILIES = [
     *older.FAMILIES,
     *encoders.FAMILIES,
     *two_stacks.FAMILIES,
-    *multimodal.FAMILIES,
+    *vision.FAMILIES,
+    *qwen_vision.FAMILIES,
+    *sound.FAMILIES,
 ]

@@ -56,6 +56,17 @@ T5_PARTS = {
     "encoder": ("encoder.block.", "encoder.final_layer_norm."),
     "shared": ("shared.", "lm_head.", "encoder.embed_tokens.", "decoder.embed_tokens."),
 }
+BART_PARTS = {
+    "decoder": ("model.decoder.layer", "model.decoder.embed_positions."),
+    "encoder": ("model.encoder.layer", "model.encoder.embed_positions."),
+    "shared": (
+        "model.shared.",
+        "model.encoder.embed_tokens.",
+        "model.decoder.embed_tokens.",
+        "lm_head.",
+        "final_logits",
+    ),
+}
 WHISPER_PARTS = {"decoder": ("model.decoder.", "proj_out."), "encoder": ("model.encoder.",)}
 
 
@@ -63,13 +74,17 @@ def t5(name: str, model: str, **settings) -> Family:
     return Family(name, model, {**T5, **settings}, two_sequences, depth="num_decoder_layers", modules=T5_PARTS)
 
 
+def bart(name: str, model: str) -> Family:
+    return Family(name, model, BART, two_sequences, depth="decoder_layers", modules=BART_PARTS)
+
+
 FAMILIES = [
     t5("t5", "T5ForConditionalGeneration"),
     t5("t5, gated and untied", "T5ForConditionalGeneration", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     t5("mt5", "MT5ForConditionalGeneration"),
-    Family("bart", "BartForConditionalGeneration", BART, two_sequences),
-    Family("mbart", "MBartForConditionalGeneration", BART, two_sequences),
-    Family("pegasus", "PegasusForConditionalGeneration", BART, two_sequences),
-    Family("marian", "MarianMTModel", BART, two_sequences),
+    bart("bart", "BartForConditionalGeneration"),
+    bart("mbart", "MBartForConditionalGeneration"),
+    bart("pegasus", "PegasusForConditionalGeneration"),
+    bart("marian", "MarianMTModel"),
     Family("whisper", "WhisperForConditionalGeneration", WHISPER, sound, depth="decoder_layers", modules=WHISPER_PARTS),
 ]
