@@ -49,24 +49,22 @@ def stacked(
 ) -> Tensors:
     """Output layer `i` is layer `layers[i][1]` of model `layers[i][0]`. What comes before the layers is from the first
     one's model, what comes after from the last one's, and what is not `within` the stack from the first model."""
+    embeddings = {tensor.data_ptr() for name, tensor in model.state_dict().items() if is_embedding(name)}
 
-    def owed(name: str) -> torch.Tensor:
+    def owed(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if not name.startswith(within):
             return models[0][name]
         if layer := re.search(r"\.(\d+)\.", name):
             source, index = layers[int(layer[1])]
             return models[source][f"{name[: layer.start(1)]}{index}{name[layer.end(1) :]}"]
-        return models[layers[0 if is_before_layers(model, name) else -1][0]][name]
+        is_first = tensor.data_ptr() in embeddings  # so is a head that is tied to one
+        return models[layers[0 if is_first else -1][0]][name]
 
-    return {name: owed(name) for name in model.state_dict()}
+    return {name: owed(name, tensor) for name, tensor in model.state_dict().items()}
 
 
-def is_before_layers(model, name: str) -> bool:
-    """Embeddings, and the head where it is the same tensor."""
-    embedding = model.get_input_embeddings().weight
-    words = ("embed", "wte", "wpe")
-    is_embedding = any(word in name for word in words) and not name.startswith("embed_out")
-    return is_embedding or model.state_dict()[name].data_ptr() == embedding.data_ptr()
+def is_embedding(name: str) -> bool:
+    return any(word in name for word in ("embed", "wte", "wpe")) and not name.startswith("embed_out")
 
 
 def expect_tensors(found: Tensors, expected: Tensors, step: float):
@@ -112,7 +110,7 @@ def expect_files(before: Path, now: Path):
 
 
 # Keys whose lists name layers by their numbers.
-INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices")
+INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers")
 # Keys that say where a config comes from, and those that show when the model is loaded: wrong ones lose tensors.
 FREE = (
     "_name_or_path",

@@ -43,6 +43,14 @@ def captioned_picture(config) -> dict:
     return {**ending_sequences(config), **picture(config)}
 
 
+def towers(name: str, model: str, settings: dict) -> Family:
+    parts = {
+        "text_decoder": ("text_model.", "text_projection.", "logit_"),
+        "vision_tower": ("vision_model.", "visual_"),
+    }
+    return Family(name, model, settings, captioned_picture, depth="text_config.num_hidden_layers", modules=parts)
+
+
 FAMILIES = [
     Family("bert, no head", "BertModel", ENCODER),
     Family("bert, masked LM", "BertForMaskedLM", ENCODER),
@@ -60,6 +68,6 @@ FAMILIES = [
     Family("modernbert, masked LM", "ModernBertForMaskedLM", {**ENCODER, **MODERNBERT_TOKENS}),
     Family("albert, masked LM", "AlbertForMaskedLM", {**ENCODER, "embedding_size": 16}),
     Family("vit, image classification", "ViTForImageClassification", {**TOWER, **PICTURE, "num_labels": 3}, picture),
-    Family("clip", "CLIPModel", CLIP, captioned_picture),
-    Family("siglip", "SiglipModel", SIGLIP, captioned_picture),
+    towers("clip", "CLIPModel", CLIP),
+    towers("siglip", "SiglipModel", SIGLIP),
 ]

@@ -4,10 +4,11 @@ import torch
 
 from family import VOCABULARY
 
-from .parts import IMAGE, LLAVA_PARTS, PATCH, PICTURES, TEXT, TOWER, two_parts, words, words_and_picture
+from .parts import IMAGE, LANGUAGE, LLAVA_PARTS, PATCH, PICTURES, TEXT, TOWER, two_parts, words, words_and_picture
 
 CLIP = dict(PICTURES, model_type="clip_vision_model", projection_dim=16)
 SIGLIP = dict(PICTURES, model_type="siglip_vision_model")
+NEWLINE_PARTS = {**LLAVA_PARTS, "text_decoder": (*LANGUAGE, "model.image_newline")}
 IDEFICS_PARTS = {
     "text_decoder": ("model.text_model.", "lm_head."),
     "multi_modal_projector": ("model.connector.",),
@@ -47,7 +48,7 @@ FAMILIES = [
         "LlavaNextForConditionalGeneration",
         words,
         dict(TEXT, model_type="mistral"),
-        {},
+        NEWLINE_PARTS,
         vision_config=CLIP,
         image_token_index=IMAGE,
     ),
@@ -56,7 +57,7 @@ FAMILIES = [
         "LlavaOnevisionForConditionalGeneration",
         words,
         dict(TEXT, model_type="qwen2"),
-        {},
+        NEWLINE_PARTS,
         vision_config=SIGLIP,
         image_token_index=IMAGE,
     ),
@@ -112,7 +113,7 @@ FAMILIES = [
         "MllamaForConditionalGeneration",
         words,
         dict(TEXT, cross_attention_layers=[1, 3]),
-        {},
+        {**LLAVA_PARTS, "vision_tower": ("model.vision_model.",)},
         vision_config=dict(
             PICTURES,
             attention_heads=4,
