@@ -24,6 +24,8 @@ pub(crate) struct PlanBody {
     seed: u64,
     /// Models in the order of the recipe.
     models: Vec<String>,
+    /// The same models with what is read of them and what is left out.
+    inputs: Vec<InputBody>,
     tensors: u64,
     /// Elements of all output tensors.
     parameters: u64,
@@ -73,6 +75,22 @@ pub(crate) struct VariantPlanBody {
     #[schema(value_type = Object)]
     parameters: (),
     plan: PlanBody,
+}
+
+#[derive(ToSchema)]
+#[schema(as = PlannedModel)]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) struct InputBody {
+    model: String,
+    tensors: u64,
+    /// Of all its tensors.
+    bytes: u64,
+    /// Of those that the merge reads.
+    read_bytes: u64,
+    /// Tensors that nothing of the output is made of, as layers that no slice takes.
+    unused_tensors: u64,
+    /// The first ten of them by name.
+    unused: Vec<String>,
 }
 
 #[derive(ToSchema)]
@@ -224,6 +242,7 @@ mod tests {
         let fixture = Fixture::new().await;
         let plan = fixture.post("/v1/plans?tensors=true", RECIPE).await.json();
         assert_documented::<PlanBody>(&plan);
+        assert_documented::<InputBody>(&plan["inputs"][0]);
         assert_documented::<ShardBody>(&plan["shards"][0]);
         assert_documented::<TensorBody>(&plan["tensor_tasks"][0]);
     }

@@ -29,7 +29,9 @@ pub use artifact::{Artifact, ArtifactFile};
 pub use backend::Backend;
 pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
-pub use plan::{Plan, PlanSummary, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan};
+pub use plan::{
+    Plan, PlanSummary, PlannedModel, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan,
+};
 pub use sources::{Source, Sources};
 pub use stages::{
     Checked, OpenStages, PlannedStage, StageSummary, StagedPlan, check_stages, execute_stages, open_and_plan_stages,

@@ -11,6 +11,7 @@ mod summary;
 mod template;
 mod tokenizer_files;
 mod tokens;
+mod used;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use missing::Missing;
 pub(crate) use model::ModelStatistics;
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
 use tokens::Tokens;
+pub use used::PlannedModel;
 
 /// What the operator sets, not the recipe.
 #[derive(Debug, Clone)]
@@ -91,6 +93,7 @@ pub struct Plan {
     pub(crate) models: Vec<String>,
     /// As `models`, with those that earlier stages make replaced by what these are made of.
     pub(crate) made_of: Vec<String>,
+    pub(crate) used: Vec<PlannedModel>,
     pub(crate) settings: Settings,
 }
 
@@ -180,7 +183,8 @@ fn plan_checked(
     planner.refuse_if_any()?;
     let subject = advice::Subject { recipe, about: &planner.about, slices: &slices };
     planner.warnings.extend(advice::of_models(&subject, sources));
-    Ok(Plan { over_model, ..planner.finish(tasks, shards, config, (tokens, template), text, settings) })
+    let used = used::models(&tasks, sources);
+    Ok(Plan { over_model, used, ..planner.finish(tasks, shards, config, (tokens, template), text, settings) })
 }
 
 pub(crate) struct Planner<'a> {
@@ -410,6 +414,7 @@ impl Planner<'_> {
             options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
             made_of: self.sources.made_of(),
+            used: Vec::new(),
             settings: settings.clone(),
         };
         plan.digest = digest(&plan, self.sources);

@@ -3,7 +3,7 @@
 use recipe::Problem;
 use serde::Serialize;
 
-use super::{Plan, TensorTask, Work};
+use super::{Plan, PlannedModel, TensorTask, Work};
 use crate::StageSummary;
 use crate::backend::cpu::Cpu;
 use crate::methods::TaskParameters;
@@ -15,6 +15,8 @@ pub struct PlanSummary {
     pub seed: u64,
     /// Models in the order of the recipe.
     pub models: Vec<String>,
+    /// The same models with what is read of them and what is left out.
+    pub inputs: Vec<PlannedModel>,
     pub tensors: usize,
     /// Elements of all output tensors.
     pub parameters: u64,
@@ -64,6 +66,7 @@ impl Plan {
             digest: self.digest.clone(),
             seed: self.seed,
             models: self.models.clone(),
+            inputs: self.used.clone(),
             tensors: self.tasks.len(),
             parameters: self.tasks.iter().map(|t| t.parameters.elements()).sum(),
             input_bytes: self.tasks.iter().flat_map(|t| &t.inputs).map(|i| i.place.info.bytes).sum(),
