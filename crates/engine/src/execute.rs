@@ -34,6 +34,9 @@ pub enum ExecuteError {
     Io { path: PathBuf, source: std::io::Error },
     #[error("cannot start the threads that merge: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+    /// Of a stage before the result.
+    #[error("stage {name:?}: {source}")]
+    InStage { name: String, source: Box<ExecuteError> },
 }
 
 impl ExecuteError {
@@ -42,10 +45,26 @@ impl ExecuteError {
         move |source| ExecuteError::Io { path, source }
     }
 
+    /// What went wrong, in whatever stage.
+    pub fn cause(&self) -> &ExecuteError {
+        match self {
+            ExecuteError::InStage { source, .. } => source.cause(),
+            cause => cause,
+        }
+    }
+
+    /// That it went wrong in this stage; that a merge was cancelled is no matter of one.
+    pub(crate) fn in_stage(self, name: &str) -> ExecuteError {
+        match self {
+            ExecuteError::Cancelled => ExecuteError::Cancelled,
+            error => ExecuteError::InStage { name: name.to_owned(), source: Box::new(error) },
+        }
+    }
+
     /// Whether trying again later may help: a full disk gets room, a file system comes back.
     pub fn is_transient(&self) -> bool {
         matches!(
-            self,
+            self.cause(),
             ExecuteError::DiskFull { .. }
                 | ExecuteError::Io { .. }
                 | ExecuteError::Checkpoint(CheckpointError::Io { .. })
@@ -180,7 +199,7 @@ pub(crate) fn check_room(needed: u64, already: u64, dir: &Path) -> Result<(), Ex
 }
 
 /// Bytes of shards that an earlier execution left, which are written over.
-fn already_there(plan: &Plan, dir: &Path) -> u64 {
+pub(crate) fn already_there(plan: &Plan, dir: &Path) -> u64 {
     plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum()
 }
 

@@ -36,10 +36,12 @@ impl JobError {
         match self {
             JobError::Refused(_) => "recipe_refused",
             JobError::Output(_) => "invalid_output",
-            JobError::Execute(ExecuteError::DiskFull { .. }) => "disk_full",
-            JobError::Execute(ExecuteError::BuffersDiffer { .. }) => "buffers_differ",
-            JobError::Execute(ExecuteError::NotFinite { .. }) => "not_finite",
-            JobError::Execute(_) => "merge_failed",
+            JobError::Execute(error) => match error.cause() {
+                ExecuteError::DiskFull { .. } => "disk_full",
+                ExecuteError::BuffersDiffer { .. } => "buffers_differ",
+                ExecuteError::NotFinite { .. } => "not_finite",
+                _ => "merge_failed",
+            },
             JobError::Publish(PublishError::Occupied { .. }) => "output_exists",
             JobError::Publish(_) => "publish_failed",
             JobError::Jobs(_) => "database",

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Earlier, PlannedStage, StagedPlan};
 use crate::artifact::{MANIFEST, sync_dir};
-use crate::execute::{bytes_total, check_room, execute_after};
+use crate::execute::{already_there, bytes_total, check_room, execute_after};
 use crate::{Artifact, ArtifactFile, ExecuteError, Observer, Progress};
 
 /// Where the stages before the result stand in its directory while they are needed, and those that are kept for good.
@@ -31,7 +31,7 @@ pub fn execute_stages(
     }
     remove(&below)?;
     std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
-    check_room(disk_bytes, 0, dir)?;
+    check_room(disk_bytes, already_there(&result.plan, dir), dir)?;
     for (i, stage) in stages.into_iter().enumerate() {
         making.stage(stage)?;
         making.remove_used_up(&last_uses, i)?;
@@ -88,7 +88,7 @@ impl<'a> Making<'a> {
     fn stage(&mut self, stage: PlannedStage) -> Result<(), ExecuteError> {
         let name = stage.name.clone().expect("only the result may have no name");
         let (dir, kept) = (self.dir.join(DIR).join(&name), stage.kept);
-        let artifact = self.make(stage, &dir, &Earlier::default())?;
+        let artifact = self.make(stage, &dir, &Earlier::default()).map_err(|error| error.in_stage(&name))?;
         self.earlier.manifests.push(told(&name, kept, &artifact)?);
         if kept {
             self.earlier.files.extend(files(&name, &artifact)?);
