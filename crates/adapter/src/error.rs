@@ -11,6 +11,10 @@ pub enum AdapterError {
     /// A feature of PEFT that has no meaning here.
     #[error("adapter_config.json: {0}")]
     Unsupported(String),
+    #[error(
+        "the singular values of a {rows} by {columns} matrix were not found; does it hold values that are not finite?"
+    )]
+    NoConvergence { rows: usize, columns: usize },
     /// Its tensors do not make an adapter.
     #[error("adapter_model.safetensors: {0}")]
     Tensors(String),

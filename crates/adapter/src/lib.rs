@@ -5,13 +5,17 @@
 
 mod config;
 mod error;
+mod matrix;
 mod names;
 mod open;
 mod pattern;
+mod svd;
 
 pub use config::{Config, Scaling};
 pub use error::AdapterError;
+pub use matrix::{Matrix, Svd, exact_svd, qr};
 pub use open::{Adapter, Factors, Module, ModuleKind, is_adapter};
+pub use svd::{Operator, randomised_svd};
 
 /// Names that PEFT gives the files of an adapter.
 pub mod files {
@@ -27,6 +31,8 @@ pub mod limits {
     pub const PATTERNS_MAX: usize = 10_000;
     /// Modules of one adapter.
     pub const MODULES_MAX: usize = 200_000;
+    /// Rounds in which the sketch of a matrix is sharpened.
+    pub const POWER_ITERATIONS: usize = 2;
     /// Comparisons of modules with patterns.
     pub const PATTERN_MATCHES_MAX: usize = 50_000_000;
 }
