@@ -8,11 +8,10 @@ use checkpoint::{Access, Checkpoint, TensorPlace, is_mergeable};
 use crate::names::{Part, Role, role};
 use crate::{AdapterError, Config, files, limits};
 
-/// An opened adapter.
+/// What an adapter is; its tensors are in the checkpoint that is opened with it.
 #[derive(Debug)]
 pub struct Adapter {
     pub config: Config,
-    pub checkpoint: Checkpoint,
     /// By the name of the model's module.
     pub modules: BTreeMap<String, Module>,
     /// Tensors that replace the model's own, by their names there.
@@ -66,7 +65,7 @@ pub fn is_adapter(dir: &Path) -> bool {
 }
 
 impl Adapter {
-    pub fn open(dir: &Path, access: &Access) -> Result<Adapter, AdapterError> {
+    pub fn open(dir: &Path, access: &Access) -> Result<(Adapter, Checkpoint), AdapterError> {
         refuse_pickle(dir)?;
         let checkpoint = Checkpoint::open_single(dir, files::WEIGHTS, files::CONFIG, access)?;
         let config = Config::parse(&checkpoint.config)?;
@@ -80,7 +79,7 @@ impl Adapter {
         if modules.is_empty() && saved.is_empty() {
             return Err(AdapterError::Tensors("has no tensors".to_owned()));
         }
-        Ok(Adapter { config, modules, saved, checkpoint })
+        Ok((Adapter { config, modules, saved }, checkpoint))
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use checkpoint::{Beside, Checkpoint, CheckpointError, digest_file};
+use checkpoint::{Beside, Checkpoint, CheckpointError, ShardLayout, digest_file};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -99,6 +99,31 @@ pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path)
     if !execution.earlier.manifests.is_empty() {
         manifest["stages"] = json!(execution.earlier.manifests);
     }
+    let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
+    sync_dir(dir)?;
+    Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
+}
+
+/// The files of an adapter around its weights, which are written: config, recipe, card and manifest.
+pub(crate) fn complete_adapter(
+    execution: &Execution<'_>,
+    layout: &ShardLayout,
+    config: &Value,
+    report: Value,
+    recipe_text: &str,
+    dir: &Path,
+) -> Result<Artifact, ExecuteError> {
+    let plan = execution.plan;
+    let mut files = vec![
+        digest_shard(execution, dir, &layout.file_name)?,
+        write(dir, adapter::files::CONFIG, &pretty(config))?,
+        write(dir, "recipe.yml", recipe_text.as_bytes())?,
+    ];
+    files.push(write(dir, "README.md", adapter_card(plan, config, recipe_text).as_bytes())?);
+    let mut manifest = manifest(plan, inputs(execution)?, &files);
+    manifest["tensors"] = json!(layout.tensors.len());
+    manifest["parameters"] = json!(layout.tensors.iter().map(|t| t.shape.iter().product::<u64>()).sum::<u64>());
+    manifest["adapter"] = report;
     let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
     sync_dir(dir)?;
     Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
@@ -267,6 +292,17 @@ fn card(plan: &Plan, recipe_text: &str) -> String {
         front += "base_model_relation: merge\n";
     }
     front += "library_name: transformers\ntags:\n- merge\n- amalgam\n---\n";
+    format!("{front}# Merged model\n\n{}", made_how(plan, recipe_text))
+}
+
+fn adapter_card(plan: &Plan, config: &Value, recipe_text: &str) -> String {
+    let base = config["base_model_name_or_path"].as_str().and_then(|m| m.parse::<recipe::ModelRef>().ok());
+    let base = base.filter(recipe::ModelRef::is_hub_like).map_or(String::new(), |m| format!("base_model: {m}\n"));
+    let front = format!("---\n{base}library_name: peft\ntags:\n- lora\n- merge\n- amalgam\n---\n");
+    format!("{front}# LoRA adapter\n\n{}", made_how(plan, recipe_text))
+}
+
+fn made_how(plan: &Plan, recipe_text: &str) -> String {
     let is_stage = |m: &String| !plan.made_of.contains(m);
     let models =
         plan.models.iter().map(|m| format!("- `{m}`{}\n", if is_stage(m) { ", a stage of the recipe" } else { "" }));
@@ -275,7 +311,7 @@ fn card(plan: &Plan, recipe_text: &str) -> String {
     // a fence longer than any run of backticks in the recipe cannot be closed by it
     let fence = "`".repeat(longest_run(recipe_text, '`').max(2) + 1);
     format!(
-        "{front}# Merged model\n\nMade by [Amalgam](https://github.com/amalgam-merge/amalgam) {} with the method \
+        "Made by [Amalgam](https://github.com/amalgam-merge/amalgam) {} with the method \
          [{}]({}): {}.\n\n## Models\n\n{models}\n## Recipe\n\n{fence}yaml\n{}\n{fence}\n\n\
          Inputs, their digests and the digests of these files are in `{MANIFEST}`.\n",
         crate::VERSION,

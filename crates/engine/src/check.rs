@@ -5,39 +5,63 @@ use std::collections::BTreeSet;
 use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
 
 use crate::advice;
+use crate::lora::kinds;
 use crate::methods::{self, About, Base, Default, METHODS, Method, Scope};
 use crate::parameters::{self, Place};
 use crate::slices::{Slice, SliceSource, slices};
 
-/// The method and the warnings, or every problem found.
-pub fn check(recipe: &Recipe) -> Result<(&'static dyn Method, Vec<Problem>), Refusal> {
-    let method = find_method(recipe)?;
-    let about = method.about();
+/// What a recipe makes, and how.
+#[derive(Clone, Copy)]
+pub enum Making {
+    /// A model, by a method of merging.
+    Model(&'static dyn Method),
+    /// An adapter from the difference of two models.
+    Extraction,
+}
+
+impl Making {
+    pub(crate) fn about(self) -> About {
+        match self {
+            Making::Model(method) => method.about(),
+            Making::Extraction => kinds::extraction(),
+        }
+    }
+}
+
+/// What is to be made and the warnings, or every problem found.
+pub fn check(recipe: &Recipe) -> Result<(Making, Vec<Problem>), Refusal> {
+    let making = find_making(recipe)?;
+    let about = making.about();
     let mut findings = Findings { recipe, about: &about, problems: Vec::new(), warnings: recipe.warnings.clone() };
     let slices = slices(recipe);
     findings.parameter_names(&slices);
     findings.inputs(&slices);
     findings.lengths(&slices);
     findings.required_parameters(&slices);
-    if findings.problems.is_empty() {
+    if let Making::Model(method) = making
+        && findings.problems.is_empty()
+    {
         findings.trial(method, &slices);
     }
     findings.chat_template();
     if findings.problems.is_empty() {
         findings.warnings.extend(advice::of_recipe(&advice::Subject { recipe, about: &about, slices: &slices }));
-        Ok((method, findings.warnings))
+        Ok((making, findings.warnings))
     } else {
         findings.problems.truncate(recipe::limits::PROBLEMS_MAX);
         Err(Refusal { problems: findings.problems, warnings: findings.warnings })
     }
 }
 
-fn find_method(recipe: &Recipe) -> Result<&'static dyn Method, Refusal> {
+fn find_making(recipe: &Recipe) -> Result<Making, Refusal> {
     let name = recipe.merge_method.as_str();
     if let Some(method) = methods::find(name) {
-        return Ok(method);
+        return Ok(Making::Model(method));
     }
-    let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).collect();
+    if name == kinds::EXTRACT {
+        return Ok(Making::Extraction);
+    }
+    let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).chain([kinds::EXTRACT]).collect();
     let detail = match nearest(name, known.iter().copied()) {
         Some(near) => format!("unknown method `{name}`; did you mean `{near}`?"),
         None => format!("unknown method `{name}`; there are {}", known.join(", ")),

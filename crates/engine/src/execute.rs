@@ -1,5 +1,7 @@
 //! A plan carried out: tensors merged tile by tile into their places, then the files around them.
 
+mod adapter_files;
+mod extraction;
 mod model;
 mod tensor;
 
@@ -11,8 +13,9 @@ use rayon::prelude::*;
 
 use crate::artifact::{self, Artifact};
 use crate::backend::cpu::Cpu;
+use crate::plan::Product;
 use crate::stages::Earlier;
-use crate::{Backend, Plan, Sources};
+use crate::{Backend, Plan, Sources, TensorTask};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
@@ -113,6 +116,13 @@ impl Execution<'_> {
         self.report();
     }
 
+    /// Counts tasks and the bytes that were planned for them.
+    fn finished(&self, tasks: &[&TensorTask]) {
+        self.tensors_done.fetch_add(tasks.len() as u64, Ordering::Relaxed);
+        let width = |task: &TensorTask| task.dtype.bitsize() as u64 / 8;
+        self.add_bytes(tasks.iter().map(|task| task.parameters.elements() * width(task)).sum());
+    }
+
     pub(crate) fn stop_if_cancelled(&self) -> Result<(), ExecuteError> {
         if self.observer.cancel.load(Ordering::Relaxed) { Err(ExecuteError::Cancelled) } else { Ok(()) }
     }
@@ -179,12 +189,22 @@ fn run(
         .num_threads(plan.settings.thread_count())
         .thread_name(|i| format!("merge-{i}"))
         .build()?;
-    pool.install(|| {
-        let shards = create_shards(plan, dir)?;
-        merge_tensors(&execution, backend, &shards)?;
-        shards.par_iter().try_for_each(ShardFile::sync)?;
-        artifact::complete(&execution, recipe_text, dir)
+    pool.install(|| match &plan.product {
+        Product::Model => merge_model(&execution, backend, recipe_text, dir),
+        Product::Extraction(extraction) => extraction::run(&execution, extraction, recipe_text, dir),
     })
+}
+
+fn merge_model(
+    execution: &Execution<'_>,
+    backend: &dyn Backend,
+    recipe_text: &str,
+    dir: &Path,
+) -> Result<Artifact, ExecuteError> {
+    let shards = create_shards(execution.plan, dir)?;
+    merge_tensors(execution, backend, &shards)?;
+    shards.par_iter().try_for_each(ShardFile::sync)?;
+    artifact::complete(execution, recipe_text, dir)
 }
 
 /// What progress counts to: bytes written, and bytes digested.

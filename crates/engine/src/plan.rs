@@ -4,6 +4,7 @@
 
 mod config;
 mod drafts;
+mod extraction;
 mod findings;
 mod missing;
 mod model;
@@ -21,7 +22,7 @@ use recipe::{FloatDtype, Options, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
 use crate::artifact::MadeFile;
-use crate::check::{base_of, check};
+use crate::check::{Making, base_of, check};
 use crate::lora::Applied;
 use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
@@ -29,6 +30,7 @@ use crate::rows::Gather;
 use crate::slices::{Slice, slices};
 use crate::{Sources, advice, layers};
 use drafts::{Draft, drafts};
+pub(crate) use extraction::{Decompose, Extraction, Item, Whole};
 use missing::Missing;
 pub(crate) use model::ModelStatistics;
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
@@ -85,8 +87,9 @@ pub struct Plan {
     pub(crate) made: Vec<MadeFile>,
     /// SHA-256 of the tokenizers whose tokens rows were matched by.
     pub(crate) tokenizer_digests: Vec<String>,
-    /// Bytes of adapters' factors that are held at once.
-    pub(crate) factor_bytes: u64,
+    /// Bytes held at once beside the buffers: factors of adapters, a matrix that is decomposed.
+    pub(crate) held_bytes: u64,
+    pub(crate) product: Product,
     pub(crate) recipe: Value,
     /// Whether a README is written, and whether the tokenizer is carried along.
     pub(crate) options: Options,
@@ -127,39 +130,47 @@ pub(crate) enum Work {
     /// A buffer that is no parameter: copied from the first input, and the others must hold the same.
     CopyEqual,
     Merge(Box<dyn Merge>),
+    /// Made with others of its module, as the plan's product says.
+    OfAdapter,
+}
+
+/// What comes out.
+#[derive(Debug)]
+pub(crate) enum Product {
+    Model,
+    Extraction(Extraction),
 }
 
 /// Checks a recipe, opens its models and plans the merge, or says everything that stands in its way.
 pub fn open_and_plan(recipe: &Recipe, access: &Access, settings: &Settings) -> Result<(Plan, Sources), Refusal> {
-    let (method, warnings) = check(recipe)?;
+    let (making, warnings) = check(recipe)?;
     let sources = Sources::open(recipe, access).map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
-    let plan = plan_checked(recipe, &sources, settings, method, warnings)?;
+    let plan = plan_checked(recipe, &sources, settings, making, warnings)?;
     Ok((plan, sources))
 }
 
 /// Plans a merge of models that are open already.
 pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<Plan, Refusal> {
-    let (method, warnings) = check(recipe)?;
-    plan_checked(recipe, sources, settings, method, warnings)
+    let (making, warnings) = check(recipe)?;
+    plan_checked(recipe, sources, settings, making, warnings)
 }
 
 fn plan_checked(
     recipe: &Recipe,
     sources: &Sources,
     settings: &Settings,
-    method: &dyn Method,
+    making: Making,
     warnings: Vec<Problem>,
 ) -> Result<Plan, Refusal> {
     let slices = slices(recipe);
     let text = serde_json::to_value(recipe).expect("a recipe is plain data");
-    let seed = recipe.options.random_seed.unwrap_or_else(|| seed_of(&text));
     let mut planner = Planner {
         recipe,
         sources,
-        about: method.about(),
+        about: making.about(),
         slices: &slices,
         names_set: parameters::names_set(recipe, &slices),
-        seed,
+        seed: recipe.options.random_seed.unwrap_or_else(|| seed_of(&text)),
         problems: Vec::new(),
         inputs: 0,
         missing: Missing::default(),
@@ -169,22 +180,10 @@ fn plan_checked(
     planner.architectures();
     planner.adapters();
     planner.layers_and_files();
-    let drafts = drafts(&mut planner);
-    let tokens = planner.merge_tokenizers();
-    let template = planner.chat_template();
-    // shapes that differ because the vocabularies could not be merged would only hide why
-    planner.refuse_if_any()?;
-    let tasks: Vec<TensorTask> =
-        drafts.iter().filter_map(|draft| planner.task(method, draft, tokens.as_ref())).collect();
-    let over_model = planner.model_statistics(method, &tasks);
-    planner.filters(&tasks);
-    let shards = planner.shards(&tasks, settings);
-    let config = planner.config(planner.donor(), &tasks);
-    planner.refuse_if_any()?;
-    let subject = advice::Subject { recipe, about: &planner.about, slices: &slices };
-    planner.warnings.extend(advice::of_models(&subject, sources));
-    let used = used::models(&tasks, sources);
-    Ok(Plan { over_model, used, ..planner.finish(tasks, shards, config, (tokens, template), text, settings) })
+    match making {
+        Making::Model(method) => planner.model(method, text, settings),
+        Making::Extraction => planner.extraction(text, settings),
+    }
 }
 
 pub(crate) struct Planner<'a> {
@@ -205,6 +204,25 @@ pub(crate) struct Planner<'a> {
 }
 
 impl Planner<'_> {
+    fn model(mut self, method: &dyn Method, text: Value, settings: &Settings) -> Result<Plan, Refusal> {
+        let drafts = drafts(&mut self);
+        let tokens = self.merge_tokenizers();
+        let template = self.chat_template();
+        // shapes that differ because the vocabularies could not be merged would only hide why
+        self.refuse_if_any()?;
+        let tasks: Vec<TensorTask> =
+            drafts.iter().filter_map(|draft| self.task(method, draft, tokens.as_ref())).collect();
+        let over_model = self.model_statistics(method, &tasks);
+        self.filters(&tasks);
+        let shards = self.shards(&tasks, settings);
+        let config = self.config(self.donor(), &tasks);
+        self.refuse_if_any()?;
+        let subject = advice::Subject { recipe: self.recipe, about: &self.about, slices: self.slices };
+        let advice = advice::of_models(&subject, self.sources);
+        self.warnings.extend(advice);
+        Ok(Plan { over_model, ..self.finish(tasks, shards, config, (tokens, template), text, settings) })
+    }
+
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice].of_sources(&draft.present);
         let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
@@ -394,7 +412,7 @@ impl Planner<'_> {
         }
         let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
         let made = self.tokenizer_files(tokenizer_donor, tokens.as_ref(), template);
-        let factor_bytes = self.factor_bytes(settings);
+        let held_bytes = self.factor_bytes(settings);
         let mut plan = Plan {
             about: self.about,
             tasks,
@@ -409,7 +427,8 @@ impl Planner<'_> {
             tokenizer_donor,
             tokenizer_digests,
             made,
-            factor_bytes,
+            held_bytes,
+            product: Product::Model,
             recipe,
             options: self.recipe.options.clone(),
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
@@ -417,6 +436,7 @@ impl Planner<'_> {
             used: Vec::new(),
             settings: settings.clone(),
         };
+        plan.used = used::models(&plan.tasks, self.sources);
         plan.digest = digest(&plan, self.sources);
         plan
     }

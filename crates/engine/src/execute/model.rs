@@ -73,7 +73,7 @@ impl TensorInputs for Model<'_> {
     }
 }
 
-fn read_f32(part: &Reading<'_>, input: usize, at: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
+pub(super) fn read_f32(part: &Reading<'_>, input: usize, at: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
     let dtype = part.dtype(input);
     if dtype == Dtype::F32 {
         return part.read(input, at, buffer);

@@ -24,6 +24,7 @@ pub(super) fn merge(
     match &task.work {
         Work::Copy(input) => places.copy(&task.inputs[*input], &[]),
         Work::CopyEqual => places.copy(&task.inputs[0], &task.inputs[1..]),
+        Work::OfAdapter => unreachable!("adapters are made module by module"),
         Work::Merge(merge) => reduce_then_combine(backend, merge.as_ref(), &places, over_model),
     }
 }

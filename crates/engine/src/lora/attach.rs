@@ -43,9 +43,8 @@ pub(crate) enum AttachError {
 
 /// Opens the adapter in `dir` and lays it over the model: tensors saved whole replace the model's, in `checkpoint`.
 pub(crate) fn open(dir: &Path, access: &Access, checkpoint: &mut Checkpoint) -> Result<Applied, AttachError> {
-    let adapter = Adapter::open(dir, access)?;
-    let config_digest = checkpoint::digest_bytes(adapter.checkpoint.config.to_string().as_bytes());
-    let Adapter { config, modules, saved, checkpoint: own } = adapter;
+    let (Adapter { config, modules, saved }, own) = Adapter::open(dir, access)?;
+    let config_digest = checkpoint::digest_bytes(own.config.to_string().as_bytes());
     let file = checkpoint.adopt(own);
     for (name, place) in saved {
         replace(checkpoint, &name, moved(&place, file))?;

@@ -3,7 +3,7 @@
 use recipe::Problem;
 use serde::Serialize;
 
-use super::{Plan, PlannedModel, TensorTask, Work};
+use super::{Plan, PlannedModel, Product, TensorTask, Work};
 use crate::StageSummary;
 use crate::backend::cpu::Cpu;
 use crate::methods::TaskParameters;
@@ -95,13 +95,15 @@ impl Plan {
 
     /// Free space that the output needs, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.output_bytes() + BESIDE_SHARDS_BYTES
+        // what is decomposed is written beside its output until all ranks are known
+        let times = if matches!(self.product, Product::Extraction(_)) { 2 } else { 1 };
+        times * self.output_bytes() + BESIDE_SHARDS_BYTES
     }
 
     pub(crate) fn memory_bytes(&self) -> u64 {
         let threads = self.settings.thread_count();
         let inputs = self.inputs_max();
-        threads as u64 * Cpu::buffer_bytes(self.settings.memory, threads, inputs) + self.factor_bytes
+        threads as u64 * Cpu::buffer_bytes(self.settings.memory, threads, inputs) + self.held_bytes
     }
 
     pub(crate) fn inputs_max(&self) -> usize {
@@ -113,7 +115,7 @@ impl Plan {
             name: task.name.clone(),
             dtype: format!("{:?}", task.dtype),
             inputs: task.inputs.iter().map(|i| format!("{}:{}", self.models[i.source], i.name)).collect(),
-            work: if matches!(task.work, Work::Merge(_)) { "merge" } else { "copy" },
+            work: if matches!(task.work, Work::Copy(_) | Work::CopyEqual) { "copy" } else { "merge" },
             parameters: task.parameters.clone(),
         }
     }

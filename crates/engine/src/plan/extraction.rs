@@ -1,0 +1,290 @@
+//! The plan of an extraction: which modules are decomposed, which tensors are saved whole, and how large they can be.
+
+use checkpoint::{Dtype, ShardLayout, is_floating, is_mergeable, layout_shards};
+use recipe::Refusal;
+use serde_json::{Value, json};
+
+use super::drafts::{Draft, drafts};
+use super::{Plan, Planner, Product, Settings, TaskInput, TensorTask, Work, digest, dtype_of, promote};
+use crate::check::base_of;
+use crate::layers;
+use crate::lora::peft::WRAPPER;
+use crate::lora::spectrum;
+use crate::methods::{Resolved, TaskParameters};
+use crate::parameters::{self, Place};
+
+/// Model types whose linear layers lie as [in, out].
+const TURNED_TYPES: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// What is to be taken from a fine-tuned model and its base.
+#[derive(Debug)]
+pub(crate) struct Extraction {
+    pub items: Vec<Item>,
+    /// Weights of linear layers lie as [in, out].
+    pub fan_in_fan_out: bool,
+    /// Modules that are neither decomposed nor saved.
+    pub others: Vec<String>,
+}
+
+/// One thing to be made, by its tasks among the plan's.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Decompose(Decompose),
+    Whole(Whole),
+    /// The difference of the biases of a decomposed module.
+    Bias(Whole),
+}
+
+#[derive(Debug)]
+pub(crate) struct Decompose {
+    pub module: String,
+    /// Tasks of the two factors.
+    pub a: usize,
+    pub b: usize,
+    /// The weight lies as [in, out], or is an embedding: A belongs to its rows.
+    pub turned: bool,
+    pub rank: usize,
+    /// The share of the squared difference that is enough.
+    pub energy: Option<f64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Whole {
+    pub module: String,
+    pub task: usize,
+}
+
+/// A tensor of both models, and what the recipe wants of it.
+struct Candidate {
+    name: String,
+    finetuned: TaskInput,
+    base: Option<TaskInput>,
+    parameters: TaskParameters,
+}
+
+impl Planner<'_> {
+    pub(super) fn extraction(mut self, text: Value, settings: &Settings) -> Result<Plan, Refusal> {
+        let drafts = drafts(&mut self);
+        self.refuse_if_any()?;
+        let mut making = Making { tasks: Vec::new(), items: Vec::new(), others: Vec::new(), peak: 0 };
+        let candidates: Vec<Candidate> = drafts.iter().filter_map(|draft| self.candidate(draft)).collect();
+        for candidate in &candidates {
+            self.place(candidate, &mut making, settings);
+        }
+        self.biases(&candidates, &mut making);
+        if making.items.is_empty() {
+            self.error("", "no_effect", "nothing is left to extract; see `rank` and `save`");
+        }
+        self.filters(&making.tasks);
+        self.refuse_if_any()?;
+        let shards = vec![of_adapter(&making.tasks)];
+        let extraction = Extraction { items: making.items, fan_in_fan_out: self.turned(), others: making.others };
+        let sources = self.sources;
+        let plan = self.finish(making.tasks, shards, json!({}), (None, None), text, settings);
+        let plan = Plan { held_bytes: plan.held_bytes + making.peak, product: Product::Extraction(extraction), ..plan };
+        Ok(Plan { digest: digest(&plan, sources), ..plan })
+    }
+
+    fn turned(&self) -> bool {
+        let model_type = self.sources.list[self.donor()].checkpoint.config.get("model_type").and_then(Value::as_str);
+        model_type.is_some_and(|t| TURNED_TYPES.contains(&t))
+    }
+
+    fn candidate(&mut self, draft: &Draft) -> Option<Candidate> {
+        let slice = &self.slices[draft.slice].of_sources(&draft.present);
+        let at = |wanted: bool| (0..draft.inputs.len()).find(|i| (slice.base == Some(*i)) == wanted);
+        // what only the base has is no part of the fine-tuned model
+        let finetuned = draft.inputs[at(false)?].clone();
+        let base = at(true).map(|i| draft.inputs[i].clone());
+        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
+        let place = Place {
+            name: &draft.name,
+            input_names: &names,
+            t: draft.t,
+            depth: draft.depth,
+            shape: &finetuned.place.info.shape,
+            seed: self.seed,
+        };
+        let base_index = base_of(&self.about, slice);
+        let resolved = parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base_index, &place);
+        let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
+        Some(Candidate { name: draft.name.clone(), finetuned, base, parameters })
+    }
+
+    /// Decides what becomes of a tensor. Biases are looked at when it is known which modules are decomposed.
+    fn place(&mut self, candidate: &Candidate, making: &mut Making, settings: &Settings) {
+        let name = &candidate.name;
+        let dtypes = candidate.dtypes();
+        if dtypes.iter().all(|d| !is_floating(*d)) || name.ends_with(".bias") {
+            return;
+        }
+        if let Some(other) = dtypes.iter().find(|d| !is_mergeable(**d)) {
+            let detail = format!("tensor {name:?} has unsupported dtype {other:?}; BF16, F16 and F32 are read");
+            return self.error("/models", "unsupported_dtype", detail);
+        }
+        let Some(module) = name.strip_suffix(".weight") else {
+            let detail = format!(
+                "tensor {name:?} is no weight or bias of a module, which is all that an adapter can carry; it is left out"
+            );
+            return self.warnings.push(self.recipe.positions.problem("/models", "left_out", detail));
+        };
+        if candidate.is_matrix() && candidate.rank() == Some(0) {
+            return making.others.push(self.outer_name(module));
+        }
+        if candidate.is_matrix() && (!is_outside(name) || candidate.flag("embeddings")) {
+            return self.decompose(candidate, module, making, settings);
+        }
+        self.save(candidate, module, making);
+    }
+
+    fn decompose(&mut self, candidate: &Candidate, module: &str, making: &mut Making, settings: &Settings) {
+        let (rows, columns) = candidate.matrix();
+        let rank = candidate.rank().unwrap_or(u64::MAX).min(rows).min(columns);
+        let peak = spectrum::peak_bytes(rows, columns, rank);
+        if peak > settings.memory {
+            let detail = format!(
+                "the difference of tensor {:?} takes {peak} bytes to decompose and the merge may use {}; raise --memory, or leave the tensor out by a `rank` of 0 for it",
+                candidate.name, settings.memory
+            );
+            return self.error("/parameters", "too_large", detail);
+        }
+        making.peak = making.peak.max(peak);
+        let embedding = layers::is_before_layers(&candidate.name);
+        let turned = embedding || (self.turned() && !is_outside(&candidate.name));
+        let (a_side, b_side) = if turned { (rows, columns) } else { (columns, rows) };
+        let ends =
+            if embedding { ["lora_embedding_A", "lora_embedding_B"] } else { ["lora_A.weight", "lora_B.weight"] };
+        let outer = self.outer_name(module);
+        let energy = match candidate.parameters.shared.get("energy") {
+            Some(Resolved::Number(energy)) => Some(*energy),
+            _ => None,
+        };
+        let dtype = self.dtype(candidate);
+        let [a, b] = [[rank, a_side], [b_side, rank]];
+        let a = making.task(candidate, format!("{WRAPPER}{outer}.{}", ends[0]), dtype, a.to_vec());
+        let b = making.task(candidate, format!("{WRAPPER}{outer}.{}", ends[1]), dtype, b.to_vec());
+        making.items.push(Item::Decompose(Decompose { module: outer, a, b, turned, rank: rank as usize, energy }));
+    }
+
+    fn save(&mut self, candidate: &Candidate, module: &str, making: &mut Making) {
+        let outer = self.outer_name(module);
+        if !candidate.flag("save") {
+            return making.others.push(outer);
+        }
+        let shape = candidate.finetuned.place.info.shape.clone();
+        if candidate.base.as_ref().is_some_and(|base| base.place.info.shape != shape) {
+            let detail = format!(
+                "tensor {:?} has another shape in the base; it is saved whole, and the base must be resized before the adapter is loaded",
+                candidate.name
+            );
+            self.warnings.push(self.recipe.positions.problem("/models", "shape_mismatch", detail));
+        }
+        let dtype = self.dtype(candidate);
+        let task = making.task(candidate, format!("{WRAPPER}{outer}.weight"), dtype, shape);
+        making.items.push(Item::Whole(Whole { module: outer, task }));
+    }
+
+    /// Of a decomposed module the difference, of one that is saved the bias itself.
+    fn biases(&mut self, candidates: &[Candidate], making: &mut Making) {
+        for candidate in candidates {
+            let Some(module) = candidate.name.strip_suffix(".bias") else { continue };
+            let outer = self.outer_name(module);
+            let of_module = |item: &&Item| match item {
+                Item::Decompose(d) => d.module == outer,
+                Item::Whole(w) | Item::Bias(w) => w.module == outer,
+            };
+            let (name, bias) = match making.items.iter().find(of_module) {
+                Some(Item::Decompose(d)) if !d.turned && candidate.base.is_some() => ("lora_B.bias", true),
+                Some(Item::Decompose(_)) => {
+                    let detail = format!(
+                        "the difference of {:?} is left out: its module's weight lies as [in, out], or the base has no such bias",
+                        candidate.name
+                    );
+                    self.warnings.push(self.recipe.positions.problem("/models", "left_out", detail));
+                    continue;
+                }
+                Some(_) => ("bias", false),
+                None => continue,
+            };
+            let shape = candidate.finetuned.place.info.shape.clone();
+            let dtype = self.dtype(candidate);
+            let task = making.task(candidate, format!("{WRAPPER}{outer}.{name}"), dtype, shape);
+            let whole = Whole { module: outer, task };
+            making.items.push(if bias { Item::Bias(whole) } else { Item::Whole(whole) });
+        }
+    }
+
+    fn dtype(&self, candidate: &Candidate) -> Dtype {
+        let wanted = self.recipe.out_dtype.or(self.recipe.dtype).map(dtype_of);
+        wanted.unwrap_or_else(|| promote(&candidate.dtypes()))
+    }
+
+    /// The module as the model's class names it: checkpoints of GPT-2 leave out what is around the layers.
+    fn outer_name(&self, module: &str) -> String {
+        let bare = self.turned() && !module.starts_with("transformer.") && !module.starts_with("lm_head");
+        if bare { format!("transformer.{module}") } else { module.to_owned() }
+    }
+}
+
+/// Embeddings and head, which belong to tokens or positions.
+fn is_outside(name: &str) -> bool {
+    layers::split(name).is_none() && (layers::is_before_layers(name) || layers::is_vocabulary(name))
+}
+
+/// All in one file, as adapters have it.
+fn of_adapter(tasks: &[TensorTask]) -> ShardLayout {
+    let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
+    let mut layout = layout_shards(outputs, u64::MAX).pop().expect("there is a task, so there is a shard");
+    layout.file_name = adapter::files::WEIGHTS.to_owned();
+    layout
+}
+
+struct Making {
+    tasks: Vec<TensorTask>,
+    items: Vec<Item>,
+    others: Vec<String>,
+    /// Bytes that the largest decomposition takes.
+    peak: u64,
+}
+
+impl Making {
+    fn task(&mut self, candidate: &Candidate, name: String, dtype: Dtype, shape: Vec<u64>) -> usize {
+        let inputs = std::iter::once(&candidate.finetuned).chain(&candidate.base).cloned().collect();
+        let parameters = TaskParameters { shape, ..candidate.parameters.clone() };
+        self.tasks.push(TensorTask { name, dtype, inputs, parameters, work: Work::OfAdapter, shard: 0, start: 0 });
+        self.tasks.len() - 1
+    }
+}
+
+impl Candidate {
+    fn dtypes(&self) -> Vec<Dtype> {
+        std::iter::once(&self.finetuned).chain(&self.base).map(|input| input.place.info.dtype).collect()
+    }
+
+    /// A matrix that both have alike.
+    fn is_matrix(&self) -> bool {
+        let shape = &self.finetuned.place.info.shape;
+        let alike = self.base.as_ref().is_some_and(|base| base.place.info.shape == *shape);
+        alike && shape.len() == 2 && shape.iter().all(|n| *n > 0)
+    }
+
+    fn matrix(&self) -> (u64, u64) {
+        (self.finetuned.place.info.shape[0], self.finetuned.place.info.shape[1])
+    }
+
+    /// The most that the recipe gives the module.
+    fn rank(&self) -> Option<u64> {
+        let number = |name: &str| match self.parameters.shared.get(name) {
+            Some(Resolved::Number(number)) => Some(*number as u64),
+            _ => None,
+        };
+        match (number("rank"), number("max_rank")) {
+            (Some(rank), Some(max)) => Some(rank.min(max)),
+            (rank, max) => rank.or(max),
+        }
+    }
+
+    fn flag(&self, name: &str) -> bool {
+        self.parameters.shared.get(name) == Some(&Resolved::Boolean(true))
+    }
+}
