@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use crate::VocabularyError;
 use crate::input::Input;
+use crate::join::{Pieces, Unreached, join, takes_pieces};
 use crate::strip::strip;
 
 pub(crate) struct Draft<'a> {
@@ -15,6 +16,9 @@ pub(crate) struct Draft<'a> {
     pub ids: HashMap<&'a str, u32>,
     /// Tokens that the source lacks, in the order of their ids.
     pub appended: Vec<&'a str>,
+    /// Of them, those that are pieces of other models and become pieces here, with the place of the model.
+    pieces: Vec<(&'a str, usize)>,
+    takes_pieces: bool,
     /// Tokens listed under `added_tokens`.
     added: HashSet<&'a str>,
     next_id: u32,
@@ -30,28 +34,49 @@ impl<'a> Draft<'a> {
             json: strip(source)?,
             ids: source.ids.clone(),
             appended: Vec::new(),
+            pieces: Vec::new(),
+            takes_pieces: takes_pieces(source),
             added: source.added.iter().map(|a| a.content).collect(),
             next_id: last + 1,
         })
     }
 
-    /// Appends `token` unless it is there.
+    /// Appends `token` as an added token unless it is there.
     pub fn append(&mut self, token: &'a str) {
+        if self.number(token) {
+            self.added.insert(token);
+        }
+    }
+
+    /// Everything that `other` has, which stands at place `from`; what is an added token there becomes one here, and what is
+    /// a piece a piece.
+    pub fn unite(&mut self, from: usize, other: &Input<'a>) {
+        let added: HashSet<&str> = other.added.iter().map(|a| a.content).collect();
+        for (_, token) in other.in_order() {
+            match self.takes_pieces && !added.contains(token) {
+                true if self.number(token) => self.pieces.push((token, from)),
+                true => {}
+                false => self.append(token),
+            }
+        }
+        self.added.extend(added);
+    }
+
+    /// Gives `token` the next id unless it has one.
+    fn number(&mut self, token: &'a str) -> bool {
         if self.ids.contains_key(token) {
-            return;
+            return false;
         }
         self.ids.insert(token, self.next_id);
         self.appended.push(token);
-        self.added.insert(token);
         self.next_id += 1;
+        true
     }
 
-    /// Everything that `other` has; what is an added token there becomes one here.
-    pub fn unite(&mut self, other: &Input<'a>) {
-        for (_, token) in other.in_order() {
-            self.append(token);
-        }
-        self.added.extend(other.added.iter().map(|a| a.content));
+    /// Appended tokens that are pieces of their model and added tokens here.
+    pub fn cut(&self) -> impl Iterator<Item = &'a str> {
+        let pieces: HashSet<&str> = self.pieces.iter().map(|(piece, _)| *piece).collect();
+        self.appended.iter().filter(move |token| !pieces.contains(**token)).copied()
     }
 
     /// Rows that the tokens need: one more than the highest id.
@@ -74,8 +99,21 @@ impl<'a> Draft<'a> {
         tokens
     }
 
-    /// The finished tokenizer.json; `settings` are those of every token that is added in some model.
-    pub fn finish(mut self, settings: &HashMap<&str, &Map<String, Value>>) -> Value {
+    /// The finished tokenizer.json, whose source is the model at place `source`, and the pieces that no text gives.
+    /// `settings` are those of every token that is added in some model.
+    pub fn finish(
+        mut self,
+        settings: &HashMap<&str, &Map<String, Value>>,
+        inputs: &[Input<'a>],
+        source: usize,
+    ) -> (Value, Unreached<'a>) {
+        let mut unreached = Unreached::default();
+        if let Some(model) = self.json.get_mut("model").and_then(Value::as_object_mut)
+            && (!self.pieces.is_empty() || (self.ids.len() < self.next_id as usize && !self.appended.is_empty()))
+        {
+            let pieces = Pieces { ids: &self.ids, added: &self.added, new: &self.pieces };
+            unreached = join(model, inputs, source, &pieces);
+        }
         let mut added: Vec<(u32, &str)> = self.added.iter().map(|token| (self.ids[token], *token)).collect();
         added.sort_unstable();
         let list: Vec<Value> = added
@@ -89,7 +127,7 @@ impl<'a> Draft<'a> {
         if let Some(object) = self.json.as_object_mut() {
             object.insert("added_tokens".to_owned(), list.into());
         }
-        self.json
+        (self.json, unreached)
     }
 }
 

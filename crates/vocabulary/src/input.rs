@@ -10,7 +10,7 @@ use crate::{Tokenizer, VocabularyError};
 
 /// Every token of a tokenizer.json with its id, added tokens included.
 pub fn token_ids(tokenizer_json: &Value) -> Result<BTreeMap<String, u32>, VocabularyError> {
-    let (ids, _) = read(tokenizer_json)?;
+    let (_, ids, _) = read(tokenizer_json)?;
     Ok(ids.into_iter().map(|(token, id)| (token.to_owned(), id)).collect())
 }
 
@@ -18,6 +18,8 @@ pub fn token_ids(tokenizer_json: &Value) -> Result<BTreeMap<String, u32>, Vocabu
 pub(crate) struct Input<'a> {
     pub model: &'a ModelRef,
     pub json: &'a Value,
+    /// The `type` of its model.
+    pub kind: &'a str,
     pub rows: u32,
     pub ids: HashMap<&'a str, u32>,
     /// Tokens that the tokenizer can give but the weights cannot take.
@@ -34,14 +36,14 @@ pub(crate) struct AddedToken<'a> {
 
 impl<'a> Input<'a> {
     pub fn read(tokenizer: &'a Tokenizer) -> Result<Input<'a>, VocabularyError> {
-        let (all, mut added) = read(&tokenizer.tokenizer_json).map_err(|e| e.in_model(&tokenizer.model))?;
+        let (kind, all, mut added) = read(&tokenizer.tokenizer_json).map_err(|e| e.in_model(&tokenizer.model))?;
         let rows = tokenizer.rows;
         if rows > ROWS_MAX {
             return Err(VocabularyError::TooManyRows { rows: rows.into(), max: ROWS_MAX }.in_model(&tokenizer.model));
         }
         let (ids, without_row): (HashMap<_, _>, HashMap<_, _>) = all.into_iter().partition(|(_, id)| *id < rows);
         added.retain(|a| ids.contains_key(a.content));
-        Ok(Input { model: &tokenizer.model, json: &tokenizer.tokenizer_json, rows, ids, without_row, added })
+        Ok(Input { model: &tokenizer.model, json: &tokenizer.tokenizer_json, kind, rows, ids, without_row, added })
     }
 
     /// Tokens with a row, in ascending id.
@@ -52,7 +54,8 @@ impl<'a> Input<'a> {
     }
 }
 
-type Table<'a> = (HashMap<&'a str, u32>, Vec<AddedToken<'a>>);
+/// The `type` of the model, its tokens with those that are added, and these again.
+type Table<'a> = (&'a str, HashMap<&'a str, u32>, Vec<AddedToken<'a>>);
 
 fn read(json: &Value) -> Result<Table<'_>, VocabularyError> {
     let model = json.get("model").ok_or_else(|| VocabularyError::malformed("it has no `model`"))?;
@@ -70,7 +73,7 @@ fn read(json: &Value) -> Result<Table<'_>, VocabularyError> {
         Some(Value::Array(list)) => read_added(list, &mut ids)?,
         Some(_) => return Err(VocabularyError::malformed("`added_tokens` is not a list")),
     };
-    Ok((ids, added))
+    Ok((kind, ids, added))
 }
 
 fn read_map(vocab: &Map<String, Value>) -> Result<HashMap<&str, u32>, VocabularyError> {

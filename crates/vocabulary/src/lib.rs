@@ -1,13 +1,16 @@
 //! Tokenizers merged: which row of which model each output token takes.
 //!
-//! Invariant: no I/O, and no tokenizer is ever run: a `tokenizer.json` is a table of tokens here, nothing more.
+//! Invariant: no I/O, and no text is ever tokenized: a `tokenizer.json` is a table of pieces and merges here, nothing more.
 
+mod bpe;
 mod draft;
 mod error;
 mod explicit;
 mod input;
+mod join;
 mod merge;
 mod rows;
+mod spelling;
 mod strip;
 mod template;
 
@@ -23,6 +26,8 @@ pub mod limits {
     pub const ROWS_MAX: u32 = 4 * 1024 * 1024;
     /// Tokens that one note names; of the rest it gives the number.
     pub const TOKENS_NAMED_MAX: usize = 5;
+    /// Characters of a piece whose merges are looked for: longer ones are rulers and runs of blanks.
+    pub const PIECE_SYMBOLS_MAX: usize = 64;
     /// Bytes of one chat template: the longest in use have some 30 thousand.
     pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
     /// Bytes of one of them.

@@ -9,6 +9,7 @@ use crate::VocabularyError;
 use crate::draft::Draft;
 use crate::explicit::{self, Explicit, known, position};
 use crate::input::Input;
+use crate::join::Unreached;
 use crate::limits::{ROWS_MAX, TOKENS_NAMED_MAX};
 use crate::rows::{Layout, RowSource, Rows, rows};
 
@@ -56,7 +57,7 @@ pub fn merge(
 
     let mut draft = Draft::of(&inputs[source])?;
     if recipe.source == TokenizerSource::Union {
-        in_order(&[source], inputs.len()).for_each(|place| draft.unite(&inputs[place]));
+        in_order(&[source], inputs.len()).for_each(|place| draft.unite(place, &inputs[place]));
     }
     recipe.tokens.iter().for_each(|(token, _)| draft.append(token));
 
@@ -70,13 +71,16 @@ pub fn merge(
     if recipe.source == TokenizerSource::Union {
         notes.list(&conflicts, "are added tokens with different settings; the first model's are used");
     }
+    let tokens = draft.tokens();
+    let (tokenizer_json, unreached) = draft.finish(&settings, &inputs, source);
+    notes.on_pieces(&unreached);
     Ok(OutputVocabulary {
+        tokenizer_json,
         rows: layout.rows,
-        tokens: draft.tokens(),
+        tokens,
         is_identity: is_identity(&rows.maps, &inputs),
         maps: rows.maps,
         notes: notes.0,
-        tokenizer_json: draft.finish(&settings),
     })
 }
 
@@ -157,18 +161,28 @@ impl Notes {
             dropped.into_iter().map(|(_, token)| token).filter(|token| !draft.ids.contains_key(token)).collect();
         self.list(&dropped, &format!("dropped: model {} has only {} rows", source.model, source.rows));
         self.list(&draft.appended, &format!("added to the tokenizer of {}", source.model));
-        let is_piece = |t: &&&str| !settings.contains_key(**t) && !explicit.contains_key(**t);
-        let pieces: Vec<&str> = draft.appended.iter().filter(is_piece).copied().collect();
+        let is_piece = |t: &&str| !settings.contains_key(*t) && !explicit.contains_key(*t);
         self.list(
-            &pieces,
-            "are ordinary pieces of another model: they are matched in the text as they stand, before it is split",
+            &draft.cut().filter(is_piece).collect::<Vec<_>>(),
+            "of another model's ordinary pieces: matched in the text as they stand, before it is split",
         );
         let empty = draft.tokens() as usize - draft.by_id().iter().flatten().count();
-        if empty > 0 && !draft.appended.is_empty() {
+        if source.kind == "Unigram" && empty > 0 && !draft.appended.is_empty() {
             self.0.push(format!(
                 "{empty} ids have no token: libraries that number added tokens themselves may give them other ids"
             ));
         }
+    }
+
+    fn on_pieces(&mut self, unreached: &Unreached<'_>) {
+        self.list(
+            &unreached.strange,
+            "of a tokenizer that writes text otherwise: rows are kept, but hardly any text is split into such",
+        );
+        self.list(
+            &unreached.split,
+            "whose text the merges that come first split otherwise: rows are kept, but text is not split into such",
+        );
     }
 
     fn on_rows(&mut self, rows: &Rows<'_>, layout: &Layout, tokens: u32) {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use crate::VocabularyError;
+use crate::bpe::{joined, pair};
 use crate::input::Input;
 
 /// The tokenizer.json of `input` without the tokens that have no row, and without the BPE merges that need them.
@@ -45,12 +46,9 @@ fn strip_model(model: &mut Map<String, Value>, dropped: &HashMap<&str, u32>, row
     }
 }
 
-/// Whether a merge joins or makes one of the dropped tokens. A merge is `"a b"` in older files, `["a", "b"]` in newer.
+/// Whether a merge joins or makes one of the dropped tokens.
 fn needs(merge: &Value, prefix: &str, dropped: &HashMap<&str, u32>) -> bool {
-    let (left, right) = match merge {
-        Value::String(text) => text.split_once(' ').unwrap_or((text, "")),
-        pair => (pair[0].as_str().unwrap_or_default(), pair[1].as_str().unwrap_or_default()),
-    };
-    let joined = format!("{left}{}", right.strip_prefix(prefix).unwrap_or(right));
+    let Some((left, right)) = pair(merge) else { return false };
+    let joined = joined(left, right, prefix);
     [left, right, joined.as_str()].iter().any(|token| dropped.contains_key(token))
 }
