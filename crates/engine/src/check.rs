@@ -2,21 +2,25 @@
 
 use std::collections::BTreeSet;
 
-use recipe::{Problem, Recipe, Refusal, Setting, Value, nearest};
+use checkpoint::Access;
+use recipe::{Content, Problem, Recipe, Refusal, Setting, Value, nearest};
 
-use crate::advice;
 use crate::lora::kinds;
+use crate::lora::mixing::Mixing;
 use crate::methods::{self, About, Base, Default, METHODS, Method, Scope};
 use crate::parameters::{self, Place};
 use crate::slices::{Slice, SliceSource, slices};
+use crate::{Sources, advice};
 
 /// What a recipe makes, and how.
 #[derive(Clone, Copy)]
-pub enum Making {
+pub(crate) enum Making {
     /// A model, by a method of merging.
     Model(&'static dyn Method),
     /// An adapter from the difference of two models.
     Extraction,
+    /// An adapter from others.
+    Mixture(Mixing),
 }
 
 impl Making {
@@ -24,13 +28,56 @@ impl Making {
         match self {
             Making::Model(method) => method.about(),
             Making::Extraction => kinds::extraction(),
+            Making::Mixture(mixing) => kinds::mixture_about(mixing),
         }
     }
 }
 
-/// What is to be made and the warnings, or every problem found.
-pub fn check(recipe: &Recipe) -> Result<(Making, Vec<Problem>), Refusal> {
-    let making = find_making(recipe)?;
+/// The warnings, or every problem found.
+pub fn check(recipe: &Recipe) -> Result<Vec<Problem>, Refusal> {
+    check_making(recipe).map(|(_, warnings)| warnings)
+}
+
+/// The same with what is to be made.
+pub(crate) fn check_making(recipe: &Recipe) -> Result<(Making, Vec<Problem>), Refusal> {
+    check_as(recipe, find_making(recipe)?)
+}
+
+/// The same, by what its models are as far as they are here.
+pub(crate) fn check_with(recipe: &Recipe, access: &Access) -> Result<(Making, Vec<Problem>), Refusal> {
+    if Sources::are_adapters(recipe, access) { check_adapters(recipe) } else { check_making(recipe) }
+}
+
+/// The same for a recipe whose models are all adapters.
+pub(crate) fn check_adapters(recipe: &Recipe) -> Result<(Making, Vec<Problem>), Refusal> {
+    let name = recipe.merge_method.as_str();
+    let refuse = |pointer: &str, code: &str, detail: String| recipe.positions.problem(pointer, code, detail).into();
+    let Some(mixing) = kinds::mixture(name) else {
+        let detail = format!(
+            "`{name}` does not merge adapters with each other; there are {}. To merge models with their adapters write `model: MODEL+ADAPTER`",
+            crate::plan::known_mixings()
+        );
+        return Err(refuse("/merge_method", "unknown_method", detail));
+    };
+    if recipe.base_model.is_some() {
+        let detail = "adapters are merged with each other without their model; remove `base_model`".to_owned();
+        return Err(refuse("/base_model", "conflict", detail));
+    }
+    let other_form = match &recipe.content {
+        Content::Models(_) => None,
+        Content::Slices(_) => Some("/slices"),
+        Content::Modules(_) => Some("/modules"),
+    };
+    if let Some(pointer) = other_form {
+        return Err(refuse(pointer, "conflict", "adapters are merged whole; write `models`".to_owned()));
+    }
+    if recipe.tokenizer.is_some() {
+        return Err(refuse("/tokenizer", "conflict", "an adapter has no vocabulary; remove `tokenizer`".to_owned()));
+    }
+    check_as(recipe, Making::Mixture(mixing))
+}
+
+fn check_as(recipe: &Recipe, making: Making) -> Result<(Making, Vec<Problem>), Refusal> {
     let about = making.about();
     let mut findings = Findings { recipe, about: &about, problems: Vec::new(), warnings: recipe.warnings.clone() };
     let slices = slices(recipe);
@@ -60,6 +107,9 @@ fn find_making(recipe: &Recipe) -> Result<Making, Refusal> {
     }
     if name == kinds::EXTRACT {
         return Ok(Making::Extraction);
+    }
+    if let Some(mixing) = kinds::mixture(name) {
+        return Ok(Making::Mixture(mixing));
     }
     let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).chain([kinds::EXTRACT]).collect();
     let detail = match nearest(name, known.iter().copied()) {

@@ -2,6 +2,7 @@
 
 mod adapter_files;
 mod extraction;
+mod mixture;
 mod model;
 mod tensor;
 
@@ -191,6 +192,7 @@ fn run(
         .build()?;
     pool.install(|| match &plan.product {
         Product::Model => merge_model(&execution, backend, recipe_text, dir),
+        Product::Mixture(mixture) => mixture::run(&execution, mixture, recipe_text, dir),
         Product::Extraction(extraction) => extraction::run(&execution, extraction, recipe_text, dir),
     })
 }

@@ -27,7 +27,7 @@ pub mod statistic;
 
 pub use artifact::{Artifact, ArtifactFile};
 pub use backend::Backend;
-pub use check::{Making, check};
+pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
 pub use plan::{
     Plan, PlanSummary, PlannedModel, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan,

@@ -7,6 +7,7 @@ mod drafts;
 mod extraction;
 mod findings;
 mod missing;
+mod mixture;
 mod model;
 mod summary;
 mod template;
@@ -22,7 +23,7 @@ use recipe::{FloatDtype, Options, Problem, Recipe, Refusal};
 use serde_json::{Value, json};
 
 use crate::artifact::MadeFile;
-use crate::check::{Making, base_of, check};
+use crate::check::{Making, base_of, check_adapters, check_making, check_with};
 use crate::lora::Applied;
 use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
 use crate::parameters::{self, Place};
@@ -32,6 +33,7 @@ use crate::{Sources, advice, layers};
 use drafts::{Draft, drafts};
 pub(crate) use extraction::{Decompose, Extraction, Item, Whole};
 use missing::Missing;
+pub(crate) use mixture::{MixedModule, Mixture, known as known_mixings};
 pub(crate) use model::ModelStatistics;
 pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
 use tokens::Tokens;
@@ -139,11 +141,12 @@ pub(crate) enum Work {
 pub(crate) enum Product {
     Model,
     Extraction(Extraction),
+    Mixture(Mixture),
 }
 
 /// Checks a recipe, opens its models and plans the merge, or says everything that stands in its way.
 pub fn open_and_plan(recipe: &Recipe, access: &Access, settings: &Settings) -> Result<(Plan, Sources), Refusal> {
-    let (making, warnings) = check(recipe)?;
+    let (making, warnings) = check_with(recipe, access)?;
     let sources = Sources::open(recipe, access).map_err(|refusal| Refusal { warnings: warnings.clone(), ..refusal })?;
     let plan = plan_checked(recipe, &sources, settings, making, warnings)?;
     Ok((plan, sources))
@@ -151,7 +154,8 @@ pub fn open_and_plan(recipe: &Recipe, access: &Access, settings: &Settings) -> R
 
 /// Plans a merge of models that are open already.
 pub fn plan(recipe: &Recipe, sources: &Sources, settings: &Settings) -> Result<Plan, Refusal> {
-    let (making, warnings) = check(recipe)?;
+    let of_adapters = sources.iter().all(|source| source.adapter.is_some());
+    let (making, warnings) = if of_adapters { check_adapters(recipe)? } else { check_making(recipe)? };
     plan_checked(recipe, sources, settings, making, warnings)
 }
 
@@ -183,6 +187,7 @@ fn plan_checked(
     match making {
         Making::Model(method) => planner.model(method, text, settings),
         Making::Extraction => planner.extraction(text, settings),
+        Making::Mixture(mixing) => planner.mixture(mixing, text, settings),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use adapter::Adapter;
 use checkpoint::{Access, Checkpoint, CheckpointError, TensorPlace};
-use recipe::{ModelRef, Recipe, Refusal};
+use recipe::{Content, ModelRef, Recipe, Refusal};
 
 use crate::architecture::{Architecture, spell_alike};
 use crate::lora::{self, Applied};
@@ -25,6 +26,8 @@ pub struct Source {
     pub(crate) stage: Option<StageSource>,
     /// What an adapter makes of the checkpoint's tensors; its file is among the checkpoint's.
     pub(crate) applied: Option<Applied>,
+    /// Where the source is an adapter itself, and its checkpoint the adapter's only file.
+    pub(crate) adapter: Option<Adapter>,
 }
 
 /// What is known of the stage that a source is made by.
@@ -58,6 +61,7 @@ impl Sources {
 
     /// [`Sources::open`] without some, for what can be said of a recipe that names models of elsewhere.
     pub fn open_but(elsewhere: &[&ModelRef], recipe: &Recipe, access: &Access) -> Result<Sources, Refusal> {
+        let open = if Sources::are_adapters(recipe, access) { open_as_adapter } else { open };
         let mut list = Vec::new();
         let mut problems = Vec::new();
         for (pointer, model) in recipe.models().into_iter().filter(|(_, model)| !elsewhere.contains(model)) {
@@ -70,6 +74,15 @@ impl Sources {
             return Err(Refusal { problems, warnings: Vec::new() });
         }
         Ok(Sources { list, access: access.clone() }.spelled_alike(recipe))
+    }
+
+    /// Whether all that a recipe merges are adapters and none a model.
+    pub(crate) fn are_adapters(recipe: &Recipe, access: &Access) -> bool {
+        let Content::Models(models) = &recipe.content else { return false };
+        let is_adapter = |model: &ModelRef| {
+            model.lora.is_none() && access.resolve_dir(&model.path).is_ok_and(|dir| adapter::is_adapter(&dir))
+        };
+        models.iter().all(|input| is_adapter(&input.model))
     }
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
@@ -141,7 +154,15 @@ fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
         .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
     let applied = model.lora.as_deref().map(|lora| open_adapter(lora, access, &mut checkpoint)).transpose()?;
     let architecture = architecture(model, &checkpoint);
-    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None, applied })
+    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None, applied, adapter: None })
+}
+
+fn open_as_adapter(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
+    let dir = directory(model, access)?;
+    let (adapter, checkpoint) = Adapter::open(&dir, access)
+        .map_err(|error| ("invalid_checkpoint", format!("adapter {:?}: {error}", model.path)))?;
+    let architecture = architecture(model, &checkpoint);
+    Ok(Source { model: model.clone(), checkpoint, architecture, stage: None, applied: None, adapter: Some(adapter) })
 }
 
 fn open_adapter(lora: &ModelRef, access: &Access, checkpoint: &mut Checkpoint) -> Result<Applied, Reason> {

@@ -14,6 +14,7 @@ use checkpoint::Access;
 use recipe::{ModelRef, Problem, Refusal, Stage, StageUse, Stages};
 use serde_json::Value;
 
+use crate::check::check_with;
 use crate::{ArtifactFile, Plan, Settings, Sources};
 pub use check::{Checked, check_stages};
 pub use execute::execute_stages;
@@ -68,7 +69,7 @@ impl OpenStages {
     pub fn open(stages: Stages, access: &Access) -> Result<OpenStages, Refusal> {
         let mut found = Found { warnings: stages.warnings.clone(), ..Found::default() };
         for stage in &stages {
-            if let Some((_, warnings)) = found.of(stage, crate::check(&stage.recipe)) {
+            if let Some((_, warnings)) = found.of(stage, check_with(&stage.recipe, access)) {
                 found.warnings.extend(warnings.into_iter().map(|w| stage.place(w)));
             }
         }

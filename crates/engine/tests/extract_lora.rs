@@ -156,7 +156,7 @@ fn filters_give_modules_their_rank_and_none_leaves_them_to_the_base() {
 }
 
 #[test]
-fn biases_are_carried_as_their_difference() {
+fn biases_beneath_factors_are_carried() {
     let pair = [1u64, 2].map(|seed| {
         let mut model = TinyCheckpoint::llama(1, Dtype::F32, seed);
         let mut stream = seed;
@@ -165,7 +165,7 @@ fn biases_are_carried_as_their_difference() {
     });
     let models = Models::new(&pair[0], &pair[1]);
     let adapter = models.extract("rank: 8");
-    assert_eq!(read(&adapter, "adapter_config.json")["lora_bias"], true);
+    assert_eq!(read(&adapter, "adapter_config.json")["bias"], "lora_only");
     let name = "model.layers.0.self_attn.q_proj.bias";
     assert!(distance(&models.rebuilt()[name], &models.tuned()[name]) < 1e-6);
 }

@@ -59,8 +59,19 @@ impl Extracted<'_> {
     fn make(&mut self, item: &Item) -> Result<(), ExecuteError> {
         match item {
             Item::Decompose(decompose) => self.decompose(decompose),
-            Item::Whole(whole) => self.save(whole),
-            Item::Bias(bias) => self.bias(bias),
+            Item::Whole(whole) => {
+                if self.save(whole)? {
+                    self.made.others.remove(&whole.module);
+                    self.made.saved.insert(whole.module.clone());
+                } else if !self.made.saved.contains(&whole.module) {
+                    self.made.others.insert(whole.module.clone());
+                }
+                Ok(())
+            }
+            Item::Bias(bias) => {
+                self.made.has_bias |= self.save(bias)?;
+                Ok(())
+            }
         }
     }
 
@@ -84,8 +95,8 @@ impl Extracted<'_> {
         Ok(())
     }
 
-    /// What the base has alike is left out.
-    fn save(&mut self, whole: &Whole) -> Result<(), ExecuteError> {
+    /// Whether the tensor differs from the base's; else it is left out.
+    fn save(&mut self, whole: &Whole) -> Result<bool, ExecuteError> {
         let task = &self.execution.plan.tasks[whole.task];
         let reading = Reading { execution: self.execution, task };
         let elements = task.inputs[0].place.info.elements();
@@ -106,24 +117,9 @@ impl Extracted<'_> {
         }
         if differs {
             self.draft.set_shape(whole.task, task.parameters.shape.clone());
-            self.made.saved.insert(whole.module.clone());
-        } else if !self.made.saved.contains(&whole.module) {
-            self.made.others.insert(whole.module.clone());
         }
         self.execution.finished(&[task]);
-        Ok(())
-    }
-
-    fn bias(&mut self, bias: &Whole) -> Result<(), ExecuteError> {
-        let task = &self.execution.plan.tasks[bias.task];
-        let values = difference(&Reading { execution: self.execution, task })?.values;
-        if values.iter().any(|value| *value != 0.0) {
-            self.draft.write(self.execution, bias.task, &values)?;
-            self.draft.set_shape(bias.task, task.parameters.shape.clone());
-            self.made.has_bias = true;
-        }
-        self.execution.finished(&[task]);
-        Ok(())
+        Ok(differs)
     }
 }
 
@@ -138,10 +134,10 @@ fn read(reading: &Reading<'_>, input: usize, at: u64, values: &mut [f32]) -> Res
     Ok(())
 }
 
-/// The fine-tuned tensor less the base's, as a matrix; a vector is one row.
+/// The fine-tuned matrix less the base's.
 fn difference(reading: &Reading<'_>) -> Result<Matrix, ExecuteError> {
     let info = &reading.task.inputs[0].place.info;
-    let columns = info.shape.last().copied().unwrap_or(1) as usize;
+    let (rows, columns) = (info.shape[0] as usize, info.shape[1] as usize);
     let mut values = vec![0.0; info.elements() as usize];
     values.par_chunks_mut(CHUNK).enumerate().try_for_each(|(i, values)| {
         let at = (i * CHUNK) as u64;
@@ -154,5 +150,5 @@ fn difference(reading: &Reading<'_>) -> Result<Matrix, ExecuteError> {
             false => Err(unmergeable(reading.task, "the difference has values that are not finite".to_owned())),
         }
     })?;
-    Ok(Matrix::new(values.len() / columns, columns, values))
+    Ok(Matrix::new(rows, columns, values))
 }

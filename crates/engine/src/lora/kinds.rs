@@ -1,5 +1,6 @@
 //! What can be made of adapters and into adapters, as recipes name it.
 
+use super::mixing::Mixing;
 use crate::methods::{About, Base, Cost, Default, Inputs, Kind, Parameter, Scope};
 
 pub const EXTRACT: &str = "extract_lora";
@@ -57,6 +58,109 @@ pub(crate) fn extraction() -> About {
         ],
     }
 }
+
+/// How adapters may be merged with each other.
+pub(crate) const MIXINGS: &[(&str, Mixing)] = &[
+    ("linear", Mixing::Linear),
+    ("cat", Mixing::Cat),
+    ("svd", Mixing::Svd),
+    ("ties", Mixing::Ties),
+    ("dare_linear", Mixing::DareLinear),
+    ("dare_ties", Mixing::DareTies),
+    ("magnitude_prune", Mixing::MagnitudePrune),
+    ("core_space", Mixing::CoreSpace),
+];
+
+const PEFT: &str = "https://huggingface.co/docs/peft/developer_guides/model_merging";
+
+pub(crate) fn mixture(name: &str) -> Option<Mixing> {
+    MIXINGS.iter().find(|(known, _)| *known == name).map(|(_, mixing)| *mixing)
+}
+
+pub(crate) fn mixture_about(mixing: Mixing) -> About {
+    let name = MIXINGS.iter().find(|(_, known)| *known == mixing).map_or("", |(name, _)| *name);
+    let (title, formula, source) = told(mixing);
+    About {
+        name,
+        title,
+        formula,
+        source,
+        advice: "adapters of one model are to become one, without touching the model",
+        cost: Cost::Elementwise,
+        inputs: Inputs { base: Base::Ordinary, min: 1, max: None },
+        parameters: parameters(mixing),
+    }
+}
+
+fn told(mixing: Mixing) -> (&'static str, &'static str, &'static str) {
+    match mixing {
+        Mixing::Linear => {
+            ("Adapters added factor by factor", "A = sum sign(w) sqrt(|w| s) A_i, B = sum sqrt(|w| s) B_i", PEFT)
+        }
+        Mixing::Cat => ("Adapters side by side", "A = [w s A_i], B = [B_i]: exactly sum w s B_i A_i", PEFT),
+        Mixing::Svd => ("The sum of adapters, cut at a rank", "svd_r(sum w s B_i A_i)", PEFT),
+        Mixing::Ties => {
+            ("TIES of adapters' factors", "largest of each factor, majority sign, mean of those that agree", PEFT)
+        }
+        Mixing::DareLinear => {
+            ("DARE of adapters' factors", "elements drawn by density and divided by it, then added", PEFT)
+        }
+        Mixing::DareTies => (
+            "DARE and TIES of adapters' factors",
+            "elements drawn by density and divided by it, majority sign, mean of those that agree",
+            PEFT,
+        ),
+        Mixing::MagnitudePrune => ("Adapters pruned and added", "largest of each factor, then added", PEFT),
+        Mixing::CoreSpace => (
+            "Adapters merged in their core space",
+            "M_i = U^T s B_i A_i V between bases of all; the M_i merged, then U M V^T",
+            "https://arxiv.org/abs/2509.17786",
+        ),
+    }
+}
+
+fn parameters(mixing: Mixing) -> Vec<Parameter> {
+    let weight = Parameter {
+        scope: Scope::EachInput,
+        ..of_tensor("weight", Kind::Number, Default::Number(1.0), None, "weight of the adapter's product")
+    };
+    let density = |default| Parameter {
+        scope: Scope::EachInput,
+        ..of_tensor("density", Kind::Number, default, Some((0.0, 1.0)), "part of the elements that is kept")
+    };
+    let majority = of_tensor(
+        "majority_sign_method",
+        Kind::Word(MAJORITIES),
+        Default::Word("total"),
+        None,
+        "the sign of the sum of the values, or that more of them have",
+    );
+    let rank = of_tensor(
+        "rank",
+        Kind::Count,
+        Default::Absent,
+        Some((1.0, RANK_MAX)),
+        "rank of the result; without one the largest of the adapters', or in core space the sum of them",
+    );
+    let core = of_tensor(
+        "core",
+        Kind::Word(CORES),
+        Default::Word("iso"),
+        None,
+        "how the small matrices are merged: added, by TIES, or added and made equally long in all directions (Iso-C)",
+    );
+    let more = match mixing {
+        Mixing::Linear | Mixing::Cat => vec![],
+        Mixing::Svd => vec![rank],
+        Mixing::Ties | Mixing::DareTies => vec![density(Default::Required), majority],
+        Mixing::DareLinear | Mixing::MagnitudePrune => vec![density(Default::Required)],
+        Mixing::CoreSpace => vec![core, density(Default::Number(1.0)), majority, rank],
+    };
+    std::iter::once(weight).chain(more).collect()
+}
+
+const MAJORITIES: &[&str] = &["total", "frequency"];
+const CORES: &[&str] = &["iso", "sum", "ties"];
 
 fn of_tensor(
     name: &'static str,

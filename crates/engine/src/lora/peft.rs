@@ -33,12 +33,13 @@ impl Made {
         json!({
             "alpha_pattern": pattern,
             "base_model_name_or_path": self.base_model,
-            "bias": "none",
+            // biases beneath factors are the model's own, which PEFT then counts to the adapter
+            "bias": if self.has_bias { "lora_only" } else { "none" },
             "fan_in_fan_out": self.fan_in_fan_out,
             "inference_mode": true,
             "init_lora_weights": true,
             "lora_alpha": rank,
-            "lora_bias": self.has_bias,
+            "lora_bias": false,
             "lora_dropout": 0.0,
             "modules_to_save": if saved.is_empty() { Value::Null } else { json!(saved) },
             "peft_type": "LORA",

@@ -31,7 +31,7 @@ pub(crate) struct Extraction {
 pub(crate) enum Item {
     Decompose(Decompose),
     Whole(Whole),
-    /// The difference of the biases of a decomposed module.
+    /// The bias of a decomposed module.
     Bias(Whole),
 }
 
@@ -184,7 +184,7 @@ impl Planner<'_> {
         making.items.push(Item::Whole(Whole { module: outer, task }));
     }
 
-    /// Of a decomposed module the difference, of one that is saved the bias itself.
+    /// Of a decomposed module the bias beneath the factors, of one that is saved its own.
     fn biases(&mut self, candidates: &[Candidate], making: &mut Making) {
         for candidate in candidates {
             let Some(module) = candidate.name.strip_suffix(".bias") else { continue };
@@ -193,24 +193,17 @@ impl Planner<'_> {
                 Item::Decompose(d) => d.module == outer,
                 Item::Whole(w) | Item::Bias(w) => w.module == outer,
             };
-            let (name, bias) = match making.items.iter().find(of_module) {
-                Some(Item::Decompose(d)) if !d.turned && candidate.base.is_some() => ("lora_B.bias", true),
-                Some(Item::Decompose(_)) => {
-                    let detail = format!(
-                        "the difference of {:?} is left out: its module's weight lies as [in, out], or the base has no such bias",
-                        candidate.name
-                    );
-                    self.warnings.push(self.recipe.positions.problem("/models", "left_out", detail));
-                    continue;
-                }
-                Some(_) => ("bias", false),
-                None => continue,
-            };
+            let found = making.items.iter().find(of_module);
+            let decomposed = matches!(found, Some(Item::Decompose(_)));
+            if found.is_none() || (decomposed && !candidate.flag("save")) {
+                continue;
+            }
+            let name = if decomposed { "base_layer.bias" } else { "bias" };
             let shape = candidate.finetuned.place.info.shape.clone();
             let dtype = self.dtype(candidate);
             let task = making.task(candidate, format!("{WRAPPER}{outer}.{name}"), dtype, shape);
             let whole = Whole { module: outer, task };
-            making.items.push(if bias { Item::Bias(whole) } else { Item::Whole(whole) });
+            making.items.push(if decomposed { Item::Bias(whole) } else { Item::Whole(whole) });
         }
     }
 
@@ -232,7 +225,7 @@ fn is_outside(name: &str) -> bool {
 }
 
 /// All in one file, as adapters have it.
-fn of_adapter(tasks: &[TensorTask]) -> ShardLayout {
+pub(super) fn of_adapter(tasks: &[TensorTask]) -> ShardLayout {
     let outputs = tasks.iter().map(|t| (t.name.clone(), t.dtype, t.parameters.shape.clone())).collect();
     let mut layout = layout_shards(outputs, u64::MAX).pop().expect("there is a task, so there is a shard");
     layout.file_name = adapter::files::WEIGHTS.to_owned();

@@ -78,7 +78,7 @@ impl Planner<'_> {
         }
     }
 
-    fn pointer_of(&self, model: &recipe::ModelRef) -> String {
+    pub(super) fn pointer_of(&self, model: &recipe::ModelRef) -> String {
         let found = self.recipe.models().into_iter().find(|(_, other)| *other == model);
         found.map_or(String::new(), |(pointer, _)| pointer)
     }

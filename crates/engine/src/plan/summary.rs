@@ -95,8 +95,8 @@ impl Plan {
 
     /// Free space that the output needs, in bytes.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        // what is decomposed is written beside its output until all ranks are known
-        let times = if matches!(self.product, Product::Extraction(_)) { 2 } else { 1 };
+        // an adapter is written beside its final file until all ranks are known
+        let times = if matches!(self.product, Product::Model) { 1 } else { 2 };
         times * self.output_bytes() + BESIDE_SHARDS_BYTES
     }
 

@@ -5,6 +5,7 @@ use recipe::{ModelRef, Problem, Refusal, Stage, Stages};
 
 use super::plan::Planning;
 use super::{open_but, shadowed};
+use crate::check::check_with;
 use crate::{Settings, Sources};
 
 /// A recipe in which nothing is wrong as far as its models are here.
@@ -39,7 +40,7 @@ fn elsewhere<'a>(stage: &'a Stage, access: &Access) -> Vec<&'a ModelRef> {
 }
 
 fn check_stage(planning: &mut Planning, stage: &Stage, elsewhere: &[&ModelRef], access: &Access) {
-    let checked = planning.found.of(stage, crate::check(&stage.recipe));
+    let checked = planning.found.of(stage, check_with(&stage.recipe, access));
     let sources = checked.as_ref().and_then(|_| open_but(elsewhere, stage, &mut planning.found, access));
     planning.add(stage, sources.filter(|_| elsewhere.is_empty()), &Settings::default());
     // a stage that is planned is warned of by that

@@ -96,6 +96,7 @@ impl PlannedStage {
             checkpoint,
             stage: Some(stage),
             applied: None,
+            adapter: None,
         })
     }
 }
