@@ -25,7 +25,7 @@ impl PostedRecipe {
             Posted::Yaml(text) => Draft::from_yaml(text)?,
             Posted::Json(value) => Draft::from_json(value)?,
         };
-        draft.set_options(&self.options);
+        draft.set_options(&self.options)?;
         for (key, value) in [("variants", &self.variants), ("grid", &self.grid)] {
             if let Some(value) = value {
                 draft.set_variants(key, value)?;

@@ -47,11 +47,17 @@ impl Draft {
     }
 
     /// Lays options over those of every document.
-    pub fn set_options(&mut self, options: &Map<String, Value>) {
+    pub fn set_options(&mut self, options: &Map<String, Value>) -> Result<(), Refusal> {
+        if options.len() > limits::OPTIONS_MAX {
+            let detail = format!("has {} options; at most {} are accepted", options.len(), limits::OPTIONS_MAX);
+            let beside = Node { at: None, kind: Kind::Null };
+            return Err(problem_at(&beside, "/options", "too_many", detail).into());
+        }
         for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {
             self.documents.iter_mut().for_each(|document| set_option(document, name, Node::from_json(value)));
             self.is_as_written = false;
         }
+        Ok(())
     }
 
     /// Adds `variants` or a `grid` that came beside the recipe.
@@ -85,6 +91,10 @@ pub(crate) fn set_option(root: &mut Node, name: &str, value: Node) {
     let underscored = |name: &str| name.replace('-', "_");
     let Some(options) = root.slot("options", value.at) else { return };
     if let Kind::Map(entries) = &mut options.kind {
+        // so many are refused when they are read
+        if entries.len() > limits::OPTIONS_MAX {
+            return;
+        }
         entries.retain(|(key, _): &(Key, Node)| underscored(&key.name) != underscored(name));
     }
     options.set(name, value);
@@ -146,7 +156,7 @@ mod tests {
     fn options_beside_the_recipe_win_in_either_spelling() {
         let mut draft =
             Draft::from_yaml(&format!("{RECIPE}options: {{allow-crimes: false, random_seed: 3}}\n")).unwrap();
-        draft.set_options(json!({"allow_crimes": true, "out_shard_size": null}).as_object().unwrap());
+        draft.set_options(json!({"allow_crimes": true, "out_shard_size": null}).as_object().unwrap()).unwrap();
         let variant = only(draft);
         let options = variant.stages(false).unwrap().result().recipe.options.clone();
         assert_eq!((options.allow_crimes, options.random_seed, options.out_shard_size), (true, Some(3), None));
@@ -157,9 +167,19 @@ mod tests {
     #[test]
     fn an_option_that_came_beside_the_text_has_no_line_in_it() {
         let mut draft = Draft::from_yaml(RECIPE).unwrap();
-        draft.set_options(json!({"allow_crimes": 3}).as_object().unwrap());
+        draft.set_options(json!({"allow_crimes": 3}).as_object().unwrap()).unwrap();
         let refusal = only(draft).stages(false).unwrap_err();
         assert_eq!((refusal.problems[0].pointer.as_str(), refusal.problems[0].line), ("/options/allow_crimes", None));
+    }
+
+    #[test]
+    fn options_without_end_are_refused() {
+        let many: Map<String, Value> = (0..1000).map(|i| (format!("o{i}"), json!(true))).collect();
+        let refusal = Draft::from_yaml(RECIPE).unwrap().set_options(&many).unwrap_err();
+        assert_eq!(refusal.problems[0].code, "too_many");
+        let mut full = Draft::from_json(&json!({"merge_method": "linear", "models": [], "options": many})).unwrap();
+        full.set_options(json!({"allow_crimes": true}).as_object().unwrap()).unwrap();
+        assert_eq!(only(full).stages(false).unwrap_err().problems.last().unwrap().code, "too_many");
     }
 
     #[test]

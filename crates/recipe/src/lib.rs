@@ -33,6 +33,8 @@ pub mod limits {
     pub const RECIPE_BYTES_MAX: usize = 256 * 1024;
     /// YAML nodes, after aliases are expanded.
     pub const NODES_MAX: usize = 50_000;
+    /// Bytes of all texts, after aliases are expanded.
+    pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
     /// Nesting of lists and maps.
     pub const DEPTH_MAX: usize = 32;
     /// Bytes of one key: pointers repeat the keys above a value.
@@ -58,7 +60,9 @@ pub mod limits {
     /// Merges that one text may ask for.
     pub const VARIANTS_MAX: usize = 64;
     /// Values that one variant may change.
-    pub const CHANGES_MAX: usize = 256;
+    pub const CHANGES_MAX: usize = 128;
+    /// Places of the recipe that these may be: a model can be in many slices.
+    pub const CHANGED_PLACES_MAX: usize = 10_000;
     /// Characters of a variant's name.
     pub const VARIANT_NAME_CHARS_MAX: usize = 64;
     /// Problems of all variants reported at once.

@@ -74,9 +74,9 @@ impl Node {
         Node { at: None, kind }
     }
 
-    /// Whether keys, nesting and the number of values stay within the limits, however the tree came to be.
+    /// Whether keys, nesting, texts and the number of values stay within the limits, however the tree came to be.
     pub fn within_limits(&self) -> Result<(), Problem> {
-        let mut nodes = 0;
+        let (mut nodes, mut text_bytes) = (0, 0);
         let mut left = vec![(self, 0)];
         while let Some((node, depth)) = left.pop() {
             nodes += 1;
@@ -85,7 +85,13 @@ impl Node {
                     format!("the recipe has more than {} values or {} levels", limits::NODES_MAX, limits::DEPTH_MAX);
                 return Err(whole("too_large", detail));
             }
+            // aliases of a long text are cheap to write
+            if text_bytes > limits::TEXT_BYTES_MAX {
+                let detail = format!("the texts of the recipe have more than {} bytes", limits::TEXT_BYTES_MAX);
+                return Err(whole("too_large", detail));
+            }
             match &node.kind {
+                Kind::Text(text) => text_bytes += text.len(),
                 Kind::List(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
                 Kind::Map(entries) => {
                     if let Some((key, _)) = entries.iter().find(|(key, _)| key.name.len() > limits::KEY_BYTES_MAX) {
@@ -120,6 +126,25 @@ impl Node {
     pub fn get(&self, name: &str) -> Option<&Node> {
         let Kind::Map(entries) = &self.kind else { return None };
         entries.iter().find(|(key, value)| key.name == name && value.kind != Kind::Null).map(|(_, value)| value)
+    }
+
+    /// The items of a list; none of anything else.
+    pub fn items(&self) -> &[Node] {
+        match &self.kind {
+            Kind::List(items) => items,
+            _ => &[],
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.items().len()
+    }
+
+    pub fn item_mut(&mut self, index: usize) -> Option<&mut Node> {
+        match &mut self.kind {
+            Kind::List(items) => items.get_mut(index),
+            _ => None,
+        }
     }
 
     /// Sets the value of a key in place, or as the last. What is absent becomes a map; what is no map stays as it is.
@@ -355,6 +380,8 @@ mod tests {
         assert_eq!(long.within_limits().unwrap_err().code, "too_large");
         let many = serde_json::Value::Array(vec![serde_json::Value::Null; limits::NODES_MAX + 1]);
         assert_eq!(Node::from_json(&many).within_limits().unwrap_err().code, "too_large");
+        let texts = format!("a: &a {}\nb: [{}]\n", "x".repeat(100_000), "*a, ".repeat(20));
+        assert_eq!(Node::from_yaml(&texts).unwrap().within_limits().unwrap_err().code, "too_large");
         assert_eq!(Node::from_yaml("a: {b: [1, 2]}").unwrap().within_limits(), Ok(()));
     }
 

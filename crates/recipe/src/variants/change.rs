@@ -1,16 +1,17 @@
 //! One value that a variant changes, and where that is in the recipe.
 
 use std::fmt;
+use std::sync::Arc;
 
-use crate::Problem;
 use crate::draft::{problem_at, set_option};
 use crate::node::{Kind, Node};
 use crate::problem::escape;
+use crate::{Problem, limits};
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Change {
     pub target: Target,
-    pub value: Node,
+    pub value: Arc<Node>,
     /// Where the value stands in the text.
     pub pointer: String,
 }
@@ -50,12 +51,16 @@ pub(super) fn apply(root: &mut Node, changes: &[Change]) -> Result<Vec<(String, 
             Ok(places) => moved.extend(places.into_iter().map(|place| (place, change.pointer.clone()))),
             Err(problem) => problems.push(problem),
         }
+        if moved.len() > limits::CHANGED_PLACES_MAX {
+            let detail = format!("changes more than {} places of the recipe", limits::CHANGED_PLACES_MAX);
+            return Err(vec![problem_at(&change.value, &change.pointer, "too_many", detail)]);
+        }
     }
     if problems.is_empty() { Ok(moved) } else { Err(problems) }
 }
 
 fn apply_one(root: &mut Node, change: &Change) -> Result<Vec<String>, Problem> {
-    let value = change.value.clone();
+    let value = Node::clone(&change.value);
     match &change.target {
         Target::Key(key) => {
             root.set(key, value);
@@ -80,49 +85,68 @@ fn set_parameter(node: &mut Node, name: &str, value: Node) {
 }
 
 fn of_model(root: &mut Node, change: &Change, model: &str, parameter: &str) -> Result<Vec<String>, Problem> {
-    let mut entries = entries(root);
-    let mut found: Vec<usize> =
-        (0..entries.len()).filter(|i| entries[*i].1.get("model").is_some_and(|m| names(m, model))).collect();
+    let all = places(root);
+    let is_meant =
+        |place: &&Place| place.entry(root).and_then(|entry| entry.get("model")).is_some_and(|m| names(m, model));
+    let mut found: Vec<Place> = all.iter().filter(is_meant).copied().collect();
     if found.is_empty() {
         // of models that are alike the number says which
-        found.extend(model.parse::<usize>().ok().filter(|i| *i < entries.len()));
+        found.extend(model.parse::<usize>().ok().and_then(|number| all.get(number)));
     }
     if found.is_empty() {
         let detail =
             format!("no model of the recipe is {model:?}; write one as the recipe does, or its number from 0 on");
         return Err(problem_at(&change.value, &change.pointer, "unknown_model", detail));
     }
-    let place = |i: usize, entries: &mut [(String, &mut Node)]| {
-        let (pointer, entry) = &mut entries[i];
-        set_parameter(entry, parameter, change.value.clone());
-        format!("{pointer}/parameters/{}", escape(parameter))
-    };
-    Ok(found.into_iter().map(|i| place(i, &mut entries)).collect())
+    for place in &found {
+        let entry = place.entry_mut(root).expect("the place was found in this tree");
+        set_parameter(entry, parameter, Node::clone(&change.value));
+    }
+    Ok(found.into_iter().map(|place| format!("{}/parameters/{}", place.pointer(), escape(parameter))).collect())
 }
 
-/// Every model that the recipe merges, with its pointer, in the order of the text.
-fn entries(root: &mut Node) -> Vec<(String, &mut Node)> {
-    let Kind::Map(keys) = &mut root.kind else { return Vec::new() };
-    let mut found = Vec::new();
-    for (key, value) in keys {
-        match key.name.as_str() {
-            "models" => found.extend(items("/models", value)),
-            "slices" => {
-                for (pointer, slice) in items("/slices", value) {
-                    let Kind::Map(parts) = &mut slice.kind else { continue };
-                    let sources = parts.iter_mut().filter(|(key, _)| key.name == "sources");
-                    found.extend(sources.flat_map(|(_, value)| items(&format!("{pointer}/sources"), value)));
-                }
-            }
-            _ => {}
+/// Where the recipe merges a model.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Model(usize),
+    Source { slice: usize, source: usize },
+}
+
+/// Every such place, in the order of the text.
+fn places(root: &Node) -> Vec<Place> {
+    let models = (0..root.get("models").map_or(0, Node::len)).map(Place::Model);
+    let slices = root.get("slices").map_or(&[][..], Node::items);
+    let sources = slices.iter().enumerate().flat_map(|(slice, node)| {
+        (0..node.get("sources").map_or(0, Node::len)).map(move |source| Place::Source { slice, source })
+    });
+    models.chain(sources).collect()
+}
+
+impl Place {
+    fn pointer(self) -> String {
+        match self {
+            Place::Model(i) => format!("/models/{i}"),
+            Place::Source { slice, source } => format!("/slices/{slice}/sources/{source}"),
         }
     }
-    found
-}
 
-fn items<'a>(pointer: &str, node: &'a mut Node) -> Vec<(String, &'a mut Node)> {
-    let Kind::List(items) = &mut node.kind else { return Vec::new() };
-    items.iter_mut().enumerate().map(|(i, item)| (format!("{pointer}/{i}"), item)).collect()
+    fn entry(self, root: &Node) -> Option<&Node> {
+        match self {
+            Place::Model(i) => root.get("models")?.items().get(i),
+            Place::Source { slice, source } => {
+                root.get("slices")?.items().get(slice)?.get("sources")?.items().get(source)
+            }
+        }
+    }
+
+    fn entry_mut(self, root: &mut Node) -> Option<&mut Node> {
+        match self {
+            Place::Model(i) => root.slot("models", None)?.item_mut(i),
+            Place::Source { slice, source } => {
+                root.slot("slices", None)?.item_mut(slice)?.slot("sources", None)?.item_mut(source)
+            }
+        }
+    }
 }
 
 /// Whether a model of the recipe, as text or as `{path: ...}`, is the one meant.

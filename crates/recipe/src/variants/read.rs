@@ -1,6 +1,8 @@
 //! `variants` and `grid` to changes. Unknown keys are errors here even in a lenient recipe: a variant that changes nothing
 //! would be another merge of the same.
 
+use std::sync::Arc;
+
 use super::change::{Change, Target};
 use super::refusal;
 use crate::decode::TOP_KEYS;
@@ -136,14 +138,14 @@ impl Reader {
 
     fn axis(&mut self, target: Target, node: &Node, pointer: &str) -> Option<Vec<Change>> {
         if self.one {
-            return Some(vec![Change { target, value: node.clone(), pointer: pointer.to_owned() }]);
+            return Some(vec![Change { target, value: Arc::new(node.clone()), pointer: pointer.to_owned() }]);
         }
         let expected = format!("a list of values that `{target}` takes one after the other");
         match &node.kind {
             Kind::List(items) if !items.is_empty() => {
                 let change = |(i, item): (usize, &Node)| Change {
                     target: target.clone(),
-                    value: item.clone(),
+                    value: Arc::new(item.clone()),
                     pointer: format!("{pointer}/{i}"),
                 };
                 Some(items.iter().enumerate().map(change).collect())

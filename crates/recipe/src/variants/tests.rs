@@ -172,6 +172,15 @@ fn what_no_variant_can_be_is_refused_with_the_form_to_write() {
 }
 
 #[test]
+fn a_model_in_very_many_places_is_not_changed_without_end() {
+    let sources = vec![json!({"model": "a", "layer_range": [0, 1]}); 3_000];
+    let parameters: Map<String, Value> = (0..4).map(|i| (format!("p{i}"), json!(1))).collect();
+    let recipe = json!({"merge_method": "linear", "slices": [{"sources": sources}], "variants": [{"models": {"a": parameters}}]});
+    let refusal = Draft::from_json(&recipe).unwrap().variants().unwrap_err();
+    assert_eq!(refusal.problems[0].code, "too_many");
+}
+
+#[test]
 fn a_recipe_alone_is_refused_its_variants() {
     let refusal = Recipe::parse(&format!("{RECIPE}variants: [{{}}]\n"), false).unwrap_err();
     assert_eq!(refusal.problems[0].code, "variants");
