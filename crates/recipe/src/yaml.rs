@@ -22,15 +22,32 @@ fn block(value: &Value, indent: usize, text: &mut String) {
                 entry(&format!("{}:", scalar(key)), value, indent, text);
             }
         }
-        Value::Array(list) if !list.is_empty() => list.iter().for_each(|value| entry("-", value, indent, text)),
+        Value::Array(list) if !list.is_empty() => list.iter().for_each(|value| item(value, indent, text)),
         _ => line(&inline(value), indent, text),
     }
 }
 
+/// `- ` and what follows on its line: of a map the first entry.
+fn item(value: &Value, indent: usize, text: &mut String) {
+    if !is_nested(value) {
+        return line(&format!("- {}", inline(value)), indent, text);
+    }
+    let mut nested = String::new();
+    block(value, indent + 2, &mut nested);
+    line(&format!("- {}", nested.trim_start().trim_end_matches('\n')), indent, text);
+}
+
+fn is_nested(value: &Value) -> bool {
+    match value {
+        Value::Object(map) => !map.is_empty(),
+        // numbers as those of a layer range are read at a glance
+        Value::Array(list) => list.iter().any(|value| !value.is_number()),
+        _ => false,
+    }
+}
+
 fn entry(start: &str, value: &Value, indent: usize, text: &mut String) {
-    let is_nested =
-        value.as_object().is_some_and(|map| !map.is_empty()) || value.as_array().is_some_and(|l| !l.is_empty());
-    if is_nested {
+    if is_nested(value) {
         line(start, indent, text);
         block(value, indent + 2, text);
     } else {
@@ -45,7 +62,11 @@ fn line(content: &str, indent: usize, text: &mut String) {
 }
 
 fn inline(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), scalar)
+    match value {
+        Value::String(text) => scalar(text),
+        Value::Array(list) => format!("[{}]", list.iter().map(Value::to_string).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
 }
 
 fn scalar(text: &str) -> String {
@@ -63,11 +84,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_recipe_is_written_as_people_write_it() {
+        let value = json!({"slices": [{"sources": [{"model": "org/a", "layer_range": [0, 8]}]}], "parameters": {"t": [0, 0.5]}});
+        let expected = "\
+slices:
+  - sources:
+      - model: org/a
+        layer_range: [0, 8]
+parameters:
+  t: [0, 0.5]
+";
+        assert_eq!(to_yaml(&value), expected);
+    }
+
+    #[test]
     fn what_is_written_reads_back() {
         let value = json!({
             "": {}, "a: b": [], "#": [[1, [2]], {"x": {"y": null}}], "no": "on", "200": "200", "$ref": "#/a",
             "texts": ["", " ", "a ", "- a", "a: b", "a #b", "true", "1e3", "~", "line\nline\t\"\\", "\u{e9}\u{1f600}", "/a/{b}"],
-            "numbers": [0, -1, 1.5, true],
+            "numbers": [0, -1, 1.5, true], "range": [0, 8], "lists": [[1, 2], [[], [{"a": [1], "b": [[{}]]}]]],
         });
         let read: Value = serde_yaml::from_str(&to_yaml(&value)).unwrap();
         assert_eq!(read, value);
