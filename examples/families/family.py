@@ -12,6 +12,8 @@ LAYERS = 4
 VOCABULARY = 96
 # Beside weights of this size every tensor of the three models differs, norms and biases too.
 NOISE = 0.02
+# The three models, one of them in several files.
+SHARD_BYTES = {"base": 2**30, "first": 2**30, "second": 2**15}
 
 # Sizes that most decoders share; a family names what it lacks or has beside them.
 DECODER = dict(
@@ -69,12 +71,12 @@ def make(family: Family, folder: Path) -> list[Path]:
     model = family.model_class(family.model_class.config_class(**family.settings))
     shake(model)
     kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    paths = [folder / name for name in ("base", "first", "second")]
+    paths = [folder / name for name in SHARD_BYTES]
     for path in paths:
         model.float().load_state_dict(kept)
         if path != paths[0]:
             shake(model)
-        model.to(torch.bfloat16).save_pretrained(path)
+        model.to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD_BYTES[path.name])
         write_older(path / "config.json", family.older)
     return paths
 

@@ -9,16 +9,15 @@ from amalgam import Broken
 from family import Family
 
 
-def load(family: Family, folder: Path):
+def load(model_class, folder: Path):
     """The model in float32, which holds every stored number. A tensor too few or too many is an error, or a warning."""
     with Warnings() as warnings:
-        model, found = family.model_class.from_pretrained(
+        model, found = model_class.from_pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
     wrong = [f"{what}: {sorted(map(str, tensors))}" for what, tensors in found.items() if tensors]
-    wrong += warnings.messages
-    if wrong:
-        raise Broken("; ".join(wrong))
+    if wrong or warnings.messages:
+        raise Broken("; ".join(wrong or warnings.messages))
     return model.eval()
 
 

@@ -27,14 +27,14 @@ class Bench:
     @staticmethod
     def make(family: Family, amalgam: Amalgam, folder: Path) -> "Bench":
         paths = make(family, folder)
-        return Bench(family, amalgam, paths, [tensors(load(family, path)) for path in paths])
+        return Bench(family, amalgam, paths, [tensors(load(family.model_class, path)) for path in paths])
 
     def merge(self, name: str, recipe: dict, layers: Sequence[int] = range(LAYERS), **changed):
         """The merged model, once its config is what it should be."""
         folder = self.amalgam.merge(recipe, self.paths[BASE].with_name(name))
         expect_files(self.paths[BASE], folder)
         expect_config(self.family, self.config(self.paths[BASE]) | changed, self.config(folder), layers)
-        return load(self.family, folder)
+        return load(self.family.model_class, folder)
 
     def config(self, folder: Path) -> dict:
         return self.family.model_class.config_class.from_pretrained(folder).to_dict()

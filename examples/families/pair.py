@@ -5,10 +5,11 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from amalgam import Amalgam, Broken
 from family import DECODER
+from loading import load, tensors
 from small_tokenizers import CODE, KINDS, PROSE, SPECIAL_OF_CODE, SPECIAL_OF_PROSE
 
 ROWS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -47,17 +48,20 @@ class Pair:
     folder: Path
     prose: Model
     code: Model
+    readers: tuple[Model, ...]
+    """Those whose reading of a text a union has: both, or the base where the other one splits texts in another way."""
 
     @staticmethod
-    def make(kind: str, amalgam: Amalgam, folder: Path) -> "Pair":
-        prose = make(folder / "prose", KINDS[kind](PROSE, SPECIAL_OF_PROSE), seed=1, padding=0)
-        code = make(folder / "code", KINDS[kind](CODE, SPECIAL_OF_CODE), seed=2, padding=PADDING)
-        return Pair(amalgam, folder, prose, code)
+    def make(kinds: str, amalgam: Amalgam, folder: Path) -> "Pair":
+        kind, other = KINDS[kinds]
+        prose = make(folder / "prose", kind(PROSE, SPECIAL_OF_PROSE), seed=1, padding=0)
+        code = make(folder / "code", other(CODE, SPECIAL_OF_CODE), seed=2, padding=PADDING)
+        return Pair(amalgam, folder, prose, code, (prose, code) if kind is other else (prose,))
 
     def merge(self, name: str, tokenizer: dict) -> Model:
         models = [{"model": str(model.path), "parameters": {"weight": 1.0}} for model in (self.prose, self.code)]
         recipe = {"merge_method": "linear", "models": models, "tokenizer": tokenizer, "dtype": "float32"}
-        return load(self.amalgam.merge(recipe, self.folder / name))
+        return read(self.amalgam.merge(recipe, self.folder / name))
 
     def owners(self, token: str) -> list[Model]:
         return [model for model in (self.prose, self.code) if token in model.vocabulary]
@@ -70,17 +74,14 @@ def make(path: Path, tokenizer: Tokenizer, seed: int, padding: int) -> Model:
     LlamaForCausalLM(config).save_pretrained(path)
     named = {f"{name}_token": token for name, token in NAMED.items()}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **named).save_pretrained(path)
-    return load(path)
+    return read(path)
 
 
-def load(path: Path) -> Model:
-    model, found = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
-    if wrong := {what: tensors for what, tensors in found.items() if tensors}:
-        raise Broken(str(wrong))
-    tokenizer = AutoTokenizer.from_pretrained(path)
+def read(path: Path) -> Model:
+    model, tokenizer = load(LlamaForCausalLM, path), AutoTokenizer.from_pretrained(path)
     for name in ("pad", "bos", "eos"):
         says, has = getattr(model.config, f"{name}_token_id"), getattr(tokenizer, f"{name}_token_id")
         if says != has:
             raise Broken(f"config.json says {name}_token_id {says}; the tokenizer has {has}")
-    tensors = model.state_dict()
-    return Model(path, tokenizer, {name: tensors[name].clone() for name in ROWS})
+    rows = tensors(model)
+    return Model(path, tokenizer, {name: rows[name] for name in ROWS})

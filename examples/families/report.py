@@ -33,10 +33,10 @@ files beside it are there, and what the model gives is finite. **refused**: Amal
 TOKENIZERS = """
 ## Tokenizers
 
-Two Llama models with a tokenizer each, trained on other texts and with other special tokens, merged by `linear`.
-**yes**: each token has the row of the model that has it, or the mean of both; the ids of named tokens agree; and each
-text that a parent can read and write again survives in the child: several scripts, white space, emoji, code, special
-tokens.
+Two Llama models with a tokenizer each, of one kind or of two, trained on other texts and with other special tokens,
+merged by `linear`. **yes**: each token has the row of the model that has it, or the mean of both; the ids of named
+tokens agree; and what a parent reads in a text (the base, where the kinds differ), the child reads too: several
+scripts, white space, emoji, code, special tokens.
 
 - *union*, *padded*: `source: union`, without and with `pad_to_multiple_of`
 - *base*, *model*: the vocabulary of one of the two; every text becomes the same tokens as there

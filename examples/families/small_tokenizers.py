@@ -79,9 +79,16 @@ def without_added(tokenizer: Tokenizer, tokens: list[str]) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(description))
 
 
-KINDS: dict[str, Callable[[list[str], list[str]], Tokenizer]] = {
-    "byte-level BPE": byte_level_bpe,
-    "BPE with spaces marked": metaspace_bpe,
-    "Unigram": unigram,
-    "WordPiece": word_piece,
+Kind = Callable[[list[str], list[str]], Tokenizer]
+
+# The kinds of two models that are merged.
+KINDS: dict[str, tuple[Kind, Kind]] = {
+    "byte-level BPE": (byte_level_bpe, byte_level_bpe),
+    "BPE with spaces marked": (metaspace_bpe, metaspace_bpe),
+    "Unigram": (unigram, unigram),
+    "WordPiece": (word_piece, word_piece),
+    "byte-level BPE, other BPE": (byte_level_bpe, metaspace_bpe),
+    "BPE with spaces marked, Unigram": (metaspace_bpe, unigram),
+    "Unigram, WordPiece": (unigram, word_piece),
+    "WordPiece, byte-level BPE": (word_piece, byte_level_bpe),
 }

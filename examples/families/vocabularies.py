@@ -118,7 +118,7 @@ def expect_special(merged: Model):
 
 def expect_text(pair: Pair, merged: Model):
     """What a parent that knows all of a text reads, the child reads too."""
-    parents = {text: {p.reads(text) for p in (pair.prose, pair.code) if p.knows(text)} for text in TEXTS}
+    parents = {text: {parent.reads(text) for parent in pair.readers if parent.knows(text)} for text in TEXTS}
     lost = [text for text, readings in parents.items() if readings and merged.reads(text) not in readings]
     if lost:
         raise Broken(f"{len(lost)} texts do not survive; {lost[0]!r} becomes {merged.reads(lost[0])!r}")
