@@ -150,67 +150,76 @@ impl Findings<'_> {
     }
 
     fn parameter_names(&mut self, slices: &[Slice<'_>]) {
-        self.level("/parameters", &self.recipe.parameters, false);
+        self.level("/parameters", &self.recipe.parameters, Of::Several);
         let mut seen = BTreeSet::new();
         for slice in slices {
             // the slices of one module share its level
             for (pointer, parameters) in slice.levels.iter().filter(|(pointer, _)| seen.insert(pointer)) {
-                self.level(&format!("{pointer}/parameters"), parameters, false);
+                self.level(&format!("{pointer}/parameters"), parameters, Of::Several);
             }
-            for source in &slice.sources {
-                self.level(&format!("{}/parameters", source.pointer), source.parameters, true);
+            let base = base_of(self.about, slice);
+            for (i, source) in slice.sources.iter().enumerate() {
+                let of = if base == Some(i) { Of::Base } else { Of::Model };
+                self.level(&format!("{}/parameters", source.pointer), source.parameters, of);
             }
         }
     }
 
-    fn level(&mut self, pointer: &str, parameters: &recipe::Parameters, of_a_source: bool) {
+    fn level(&mut self, pointer: &str, parameters: &recipe::Parameters, of: Of) {
         for (name, setting) in parameters {
             let at = format!("{pointer}/{}", recipe::escape(name));
-            match self.about.parameters.iter().find(|p| p.name == name) {
-                None => self.unknown_parameter(&at, name),
-                Some(known) if of_a_source && known.scope == Scope::Shared => {
-                    self.warn(
-                        &at,
-                        "no_effect",
-                        format!("`{name}` has no effect on one model; set it under the recipe's `parameters`"),
-                    );
-                }
-                Some(known) => {
-                    let wrong: Vec<String> =
-                        setting.scalars().filter_map(|scalar| parameters::value(known, scalar).err()).collect();
-                    for detail in wrong.into_iter().take(1) {
-                        self.error(&at, "invalid_value", detail);
-                    }
-                }
+            let Some(known) = self.about.parameters.iter().find(|p| p.name == name) else {
+                self.unknown_parameter(&at, name);
+                continue;
+            };
+            if let Some(why) = without_effect(known, of) {
+                self.warn(&at, "no_effect", format!("`{name}` has no effect {why}"));
+                continue;
+            }
+            let wrong = setting.scalars().find_map(|scalar| parameters::value(known, scalar).err());
+            if let Some(detail) = wrong {
+                self.error(&at, "invalid_value", detail);
             }
         }
     }
 
     fn unknown_parameter(&mut self, at: &str, name: &str) {
         let method = self.about.name;
-        let others: Vec<&str> = METHODS
-            .iter()
-            .map(|m| m.about())
-            .filter(|a| a.parameters.iter().any(|p| p.name == name))
-            .map(|a| a.name)
-            .collect();
+        let others = methods_with(name);
         if !others.is_empty() {
             self.warn(
                 at,
                 "no_effect",
-                format!("`{name}` has no effect on {method}; it belongs to {}", others.join(", ")),
+                format!("`{name}` has no effect on {method}; it belongs to {}", first_few(&others)),
             );
             return;
         }
-        let own: Vec<&str> = self.about.parameters.iter().map(|p| p.name).collect();
-        let detail = match nearest(name, own.iter().copied()) {
-            Some(near) => format!("unknown parameter `{name}`; did you mean `{near}`?"),
-            None => format!("unknown parameter `{name}`; {method} has {}", own.join(", ")),
-        };
+        let detail = format!("unknown parameter `{name}`; {}", self.parameter_meant(name));
         if self.recipe.lenient {
             self.warn(at, "unknown_parameter", detail);
         } else {
             self.error(at, "unknown_parameter", detail);
+        }
+    }
+
+    fn parameter_meant(&self, name: &str) -> String {
+        let own: Vec<&str> = self.about.parameters.iter().map(|p| p.name).collect();
+        if let Some(near) = nearest(name, own.iter().copied()) {
+            return format!("did you mean `{near}`?");
+        }
+        if let Some(place) = recipe::place_of(name) {
+            return format!("it is no parameter and belongs {place}");
+        }
+        let abouts: Vec<About> = METHODS.iter().map(|m| m.about()).collect();
+        let all = abouts.iter().flat_map(|a| &a.parameters).map(|p| p.name);
+        match (nearest(name, all), own.as_slice()) {
+            (Some(near), _) => format!(
+                "did you mean `{near}`? That has no effect on {}; it belongs to {}",
+                self.about.name,
+                first_few(&methods_with(near))
+            ),
+            (None, []) => format!("{} has none", self.about.name),
+            (None, own) => format!("{} has {}", self.about.name, own.join(", ")),
         }
     }
 
@@ -372,6 +381,37 @@ impl Findings<'_> {
                 Err(problem) => self.problems.push(problem),
             }
         }
+    }
+}
+
+/// What the parameters of a level belong to.
+#[derive(Clone, Copy, PartialEq)]
+enum Of {
+    Several,
+    Model,
+    Base,
+}
+
+/// Why a known parameter changes nothing where it stands.
+fn without_effect(parameter: &methods::Parameter, of: Of) -> Option<&'static str> {
+    match (parameter.scope, of) {
+        _ if parameter.name == "int8_mask" => Some("here: masks are never stored, so none takes memory; leave it out"),
+        (Scope::Shared, Of::Model | Of::Base) => Some("on one model; set it under the recipe's `parameters`"),
+        (Scope::EachInputButBase, Of::Base) => Some("on the base, which the others are compared with; leave it out"),
+        _ => None,
+    }
+}
+
+fn methods_with(parameter: &str) -> Vec<&'static str> {
+    let has = |about: &About| about.parameters.iter().any(|p| p.name == parameter);
+    METHODS.iter().map(|m| m.about()).filter(has).map(|a| a.name).collect()
+}
+
+fn first_few(methods: &[&str]) -> String {
+    const TOLD_MAX: usize = 4;
+    match methods.get(TOLD_MAX..) {
+        Some(rest) if !rest.is_empty() => format!("{} and {} more", methods[..TOLD_MAX].join(", "), rest.len()),
+        _ => methods.join(", "),
     }
 }
 

@@ -271,7 +271,7 @@ impl Decoder {
     }
 
     fn input_model(&mut self, node: &Node, pointer: &str) -> Option<InputModel> {
-        let object = self.object(node, pointer, &["model", "parameters"], "a map with `model`")?;
+        let object = self.object(node, pointer, &["model", "parameters"], "a map with `model` (`- model: PATH`)")?;
         let model = self.required_model(&object);
         let parameters = self.optional(&object, "parameters", Decoder::parameters).unwrap_or_default();
         Some(InputModel { model: model?, parameters })

@@ -232,9 +232,25 @@ fn syntax_problem(error: &serde_yaml::Error) -> Problem {
     } else if message.contains("recursive references") {
         ("yaml_syntax", "an alias stands inside what it refers to".to_owned())
     } else {
-        ("yaml_syntax", message.to_owned())
+        ("yaml_syntax", mended(message))
     };
     Problem { line: place.map(|l| l.line() as u32), column: place.map(|l| l.column() as u32), ..whole(code, detail) }
+}
+
+/// What is often behind a message of the parser, and what to write.
+const MENDS: &[(&str, &str)] = &[
+    ("tabs disallowed", "indent with spaces"),
+    ("unknown escape", "in double quotes a backslash begins an escape: write a path without quotes, or with `/`"),
+    ("unexpected character: ``'", "no value begins with a back-quote: remove it, or put the value in quotes"),
+    ("unexpected character: `@'", "no value begins with `@`: put the value in quotes"),
+    ("unexpected character: `%'", "no value begins with `%`: put the value in quotes"),
+];
+
+fn mended(message: &str) -> String {
+    match MENDS.iter().find(|(found, _)| message.contains(found)) {
+        Some((_, mend)) => format!("{message}; {mend}"),
+        None => message.to_owned(),
+    }
 }
 
 /// What serde hands over; the places come from the `Spanned` around it.

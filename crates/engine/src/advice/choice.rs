@@ -14,6 +14,9 @@ const T_EDGE: f64 = 0.05;
 /// From here on models get in each other's way.
 const MANY: usize = 3;
 
+/// Methods that add or average all that models say, conflicting or not.
+const TAKE_ALL: &[&str] = &["linear", "multislerp", "task_arithmetic", "dare_linear", "della_linear", "breadcrumbs"];
+
 pub(super) fn t_at_edge(subject: &Subject<'_>) -> Vec<Advice> {
     each_t(subject, |points| {
         let t = figure(points[0]);
@@ -54,9 +57,7 @@ fn each_t(subject: &Subject<'_>, look: impl Fn(&[f64]) -> Option<String>) -> Vec
 }
 
 pub(super) fn many_models(subject: &Subject<'_>) -> Vec<Advice> {
-    let settles_conflicts = subject.has("sign_method") || !subject.has("weight");
-    let fewest_needed = subject.about.inputs.min;
-    if settles_conflicts || fewest_needed >= MANY {
+    if !TAKE_ALL.contains(&subject.about.name) {
         return Vec::new();
     }
     let count = |slice: &Slice<'_>| {

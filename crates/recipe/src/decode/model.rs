@@ -31,7 +31,9 @@ impl Decoder {
 
     /// `{model: {path, revision}, lora: {path, revision}, override_architecture}`, as mergekit has it.
     fn model_object(&mut self, node: &Node, pointer: &str) -> Option<ModelRef> {
-        let object = self.object(node, pointer, &["model", "lora", "override_architecture"], "a model reference")?;
+        // with `path` it would be the other form; a typo of it is told so
+        let known = &["model", "lora", "override_architecture", "path"];
+        let object = self.object(node, pointer, known, "a model reference")?;
         let Some((model, at)) = object.get("model") else {
             self.error(pointer, "missing", "write `path`, or `model: {path: ...}`");
             return None;

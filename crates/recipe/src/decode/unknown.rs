@@ -6,6 +6,7 @@ use crate::problem::{Problem, escape, nearest};
 
 /// Keys, and the place where each of them means something.
 const PLACES: &[(&[&str], &str)] = &[
+    (&["base_model"], "at the top level of the recipe, or beside the `sources` of a slice"),
     (TOP_KEYS, "at the top level of the recipe"),
     (
         &["allow_crimes", "allow_missing_tensors", "allow_non_finite", "out_shard_size", "random_seed", "advice"],
