@@ -10,7 +10,7 @@ use testkit::TinyCheckpoint;
 
 fn of_recipe(text: &str) -> Vec<Problem> {
     let recipe = Recipe::parse(text, false).unwrap_or_else(|r| panic!("{text}{r}"));
-    engine::check(&recipe).unwrap_or_else(|r| panic!("{text}{r}")).1
+    engine::check(&recipe).unwrap_or_else(|r| panic!("{text}{r}"))
 }
 
 /// What is said under one code, as `pointer detail`.

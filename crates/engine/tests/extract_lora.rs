@@ -249,7 +249,7 @@ fn recipes_that_name_no_difference_are_refused() {
         (&extraction("rnak: 3"), "did you mean `rank`"),
         (&extraction("energy: 2"), "between 0 and 1"),
     ] {
-        let refusal = models.plan(recipe, &Settings::default()).err().expect("refused").to_string();
+        let refusal = models.plan(recipe, &Settings::default()).expect_err("refused").to_string();
         assert!(refusal.contains(expected), "{refusal}");
     }
 }

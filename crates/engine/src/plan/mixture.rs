@@ -81,7 +81,7 @@ impl<'a> Planner<'a> {
     }
 
     fn refused(&mut self) -> Refusal {
-        self.refuse_if_any().err().expect("called where a problem was found")
+        self.refuse_if_any().expect_err("called where a problem was found")
     }
 
     /// All inputs are adapters, which a recipe that was read without its models could not say.
