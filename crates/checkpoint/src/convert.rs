@@ -9,7 +9,7 @@ mod ties;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use crate::CheckpointError;
+use crate::{CheckpointError, quantised};
 
 /// What to convert, and who watches.
 pub struct Conversion<'a> {
@@ -37,6 +37,7 @@ pub struct Converted {
 
 pub fn convert(conversion: &Conversion<'_>) -> Result<Converted, CheckpointError> {
     let mut input = input::open(conversion.from)?;
+    quantised::refuse_tensors(&input.places())?;
     let mut notes = std::mem::take(&mut input.notes);
     notes.extend(ties::drop_tied_heads(&mut input));
     input::check_growth(&input)?;

@@ -53,8 +53,8 @@ pub mod limits {
     pub const PICKLE_DEPTH_MAX: usize = 256;
     /// Bytes of the name of a global.
     pub const PICKLE_NAME_BYTES_MAX: usize = 1_024;
-    /// Characters of a refused name that a message shows.
-    pub const PICKLE_NAME_SHOWN_MAX: usize = 120;
+    /// Characters of a name from a pickle that a message shows.
+    pub const NAME_SHOWN_MAX: usize = 120;
     /// Dimensions of one tensor of a pickle.
     pub const PICKLE_DIMENSIONS_MAX: usize = 16;
     /// Bytes of the directory of a zip.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use safetensors::Dtype;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::{CheckpointError, TensorPlace};
 
@@ -61,7 +61,7 @@ impl Scheme {
 /// Refuses a config that says its weights are quantised.
 pub(crate) fn refuse_config(config: &Value) -> Result<(), CheckpointError> {
     let settings = ["/quantization_config", "/text_config/quantization_config", "/compression_config"];
-    let settings = settings.iter().find_map(|pointer| config.pointer(pointer).filter(|s| s.is_object()));
+    let settings = settings.iter().find_map(|pointer| config.pointer(pointer)?.as_object().filter(|s| !s.is_empty()));
     if let Some(settings) = settings {
         let method = settings.get("quant_method").and_then(Value::as_str);
         return Err(match method.map(|m| (m, scheme_of(m, settings))) {
@@ -76,7 +76,7 @@ pub(crate) fn refuse_config(config: &Value) -> Result<(), CheckpointError> {
     }
 }
 
-fn scheme_of(method: &str, settings: &Value) -> Option<Scheme> {
+fn scheme_of(method: &str, settings: &Map<String, Value>) -> Option<Scheme> {
     let says = |key: &str| settings.get(key).and_then(Value::as_bool) == Some(true);
     Some(match method.to_ascii_lowercase().replace('_', "-").as_str() {
         "gptq" | "marlin" | "gptq-marlin" => Scheme::Gptq,
@@ -203,7 +203,7 @@ mod tests {
             (by_method("eetq"), "(EETQ)"),
             (by_method("quanto"), "(quanto)"),
             (by_method("novel"), "(novel)"),
-            (json!({"quantization_config": {}}), "(a method it does not name)"),
+            (json!({"quantization_config": {"bits": 4}}), "(a method it does not name)"),
             (json!({"text_config": {"quantization_config": {"quant_method": "awq"}}}), "(AWQ)"),
             (json!({"quantization": {"group_size": 64, "bits": 4}}), "(MLX)"),
         ];
@@ -211,7 +211,12 @@ mod tests {
             let error = open(&config, PLAIN).unwrap_err();
             assert!(error.contains(expected) && error.contains("config.json says so; "), "{config}: {error}");
         }
-        for config in [json!({}), json!({"quantization_config": null}), json!({"quantization": null})] {
+        for config in [
+            json!({}),
+            json!({"quantization_config": null}),
+            json!({"quantization_config": {}}),
+            json!({"quantization": null}),
+        ] {
             assert_eq!(open(&config, PLAIN), Ok(()), "{config}");
         }
     }

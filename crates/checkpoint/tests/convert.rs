@@ -159,6 +159,17 @@ fn models_that_need_no_conversion_or_allow_none_are_refused() {
     assert!(!out.exists());
 }
 
+/// 8-bit weights of bitsandbytes, pickled with a config that does not say so.
+#[test]
+fn a_pickle_of_quantised_tensors_is_refused_by_its_scheme() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.bin");
+    let [weight, scale] = ["w.weight", "w.SCB"].map(|name| made::named(name, "CharStorage"));
+    std::fs::write(&path, made::torch(&[&weight[..weight.len() - 1], &scale[3..]].concat())).unwrap();
+    let error = run(&path, &dir.path().join("out"), 1 << 30).unwrap_err().to_string();
+    assert!(error.contains("(bitsandbytes, 8 bit)"), "{error}");
+}
+
 /// A view that repeats one element may be as large as it likes in a file of a few bytes.
 #[test]
 fn a_small_file_does_not_become_a_full_disk() {

@@ -5,7 +5,7 @@
 mod made;
 
 use checkpoint::{TorchFile, limits};
-use made::{Entry, archive, archive_64, tensor, torch};
+use made::{Entry, archive, archive_64, legacy, tensor, torch};
 
 fn refusal(bytes: &[u8]) -> String {
     TorchFile::read(&bytes, "x.bin").unwrap_err().to_string()
@@ -91,6 +91,7 @@ fn the_stack_gives_no_more_than_it_has() {
     for pickle in [&b"\x80\x02."[..], b"\x80\x02R.", b"\x80\x02q\0.", b"\x80\x02K\x01\x86."] {
         assert_refused(pickle, "takes a value that is not there");
     }
+    assert_refused(b"\x80\x02]}(0.", "takes a value that is not there");
     assert_refused(b"\x80\x02t.", "no mark");
     assert_refused(b"\x80\x02K\x01(\x85.", "takes a value that is not there");
     assert_refused(b"\x80\x02h\x05.", "recalls 5, which was never remembered");
@@ -151,6 +152,17 @@ fn a_view_stays_in_its_storage() {
     assert_refused(&tensor(-1, &[2], &[1]), "no whole numbers");
     assert_refused(&tensor(0, &[-2], &[1]), "no whole numbers");
     assert_refused(&tensor(0, &[2], &[-1]), "no whole numbers");
+}
+
+#[test]
+fn names_are_those_that_safetensors_allows_and_each_once() {
+    let named = |name: &str| made::named(name, "FloatStorage");
+    assert!(TorchFile::read(&torch(&named("x")).as_slice(), "f").is_ok());
+    assert_refused(&named("__metadata__"), "which safetensors does not allow");
+    assert_refused(&named(""), "which safetensors does not allow");
+    let whole = named("w");
+    let unfinished = &whole[..whole.len() - 1];
+    assert_refused(&[unfinished, &whole[3..]].concat(), "entry \"w\" occurs twice");
 }
 
 #[test]
@@ -219,6 +231,27 @@ fn entries_share_no_bytes_and_no_name() {
     assert!(refusal(&archive(&no_data)).contains("no entry for storage \"0\""));
     let big = [Entry::new("a/data.pkl", &pickle), Entry::new("a/byteorder", b"big"), Entry::new("a/data/0", &data)];
     assert!(refusal(&archive(&big)).contains("little-endian"));
+}
+
+#[test]
+fn an_older_file_does_not_contradict_itself() {
+    let pickle = tensor(0, &[24], &[1]);
+    let read =
+        |little: bool, storages: &[(&str, u64)]| TorchFile::read(&legacy(&pickle, little, storages).as_slice(), "x");
+    assert_eq!(read(true, &[("0", 24)]).unwrap().tensors[0].bytes, 96);
+    let cases: [(bool, &[(&str, u64)], &str); 7] = [
+        (false, &[("0", 24)], "little-endian"),
+        (true, &[("0", 23)], "contradicts itself about storage \"0\""),
+        (true, &[("0", 25)], "is cut off"),
+        (true, &[("0", u64::MAX / 2)], "is cut off"),
+        (true, &[("1", 24)], "that no tensor is in"),
+        (true, &[("0", 24), ("0", 24)], "contradicts itself about storage \"0\""),
+        (true, &[], "has no bytes for storage \"0\""),
+    ];
+    for (little, storages, expected) in cases {
+        let error = read(little, storages).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The files of a model that torch saved, each read as a list of tensors.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::index::Index;
 use crate::open::{read_config, read_json, regular};
 use crate::read_at::{FileBytes, ReadAt};
 use crate::torch::{TorchFile, TorchTensor};
-use crate::{Access, CheckpointError, limits};
+use crate::{Access, CheckpointError, TensorInfo, TensorPlace, limits};
 
 const SINGLE: &str = "pytorch_model.bin";
 const INDEX: &str = "pytorch_model.bin.index.json";
@@ -23,6 +23,17 @@ pub(super) struct Input {
     /// In the order of the files and of what is in them.
     pub tensors: Vec<InputTensor>,
     pub notes: Vec<String>,
+}
+
+impl Input {
+    /// The tensors as those of a checkpoint that is opened.
+    pub fn places(&self) -> BTreeMap<String, TensorPlace> {
+        let place = |input: &InputTensor| {
+            let TorchTensor { dtype, shape, start, bytes, .. } = input.tensor.clone();
+            TensorPlace { file: input.file, info: TensorInfo { dtype, shape, start, bytes } }
+        };
+        self.tensors.iter().map(|input| (input.tensor.name.clone(), place(input))).collect()
+    }
 }
 
 pub(super) struct InputFile {

@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use super::call;
+use super::cursor::Cursor;
 use super::global;
+use super::refusal::{empty_stack, refused_global};
 use super::value::{Object, Value};
 use crate::limits;
 
@@ -27,23 +29,22 @@ impl<'a> Pickle<'a> {
 
 /// Reads the pickle that begins at `start`; a refusal says at which byte.
 pub(crate) fn read(bytes: &[u8], start: usize) -> Result<Pickle<'_>, String> {
-    let mut machine = Machine { bytes, at: start, ..Machine::default() };
+    let mut machine = Machine::new(Cursor::new(bytes, start));
     loop {
-        let opcode_at = machine.at;
+        let opcode_at = machine.input.at;
         let step = machine.step();
         match step.map_err(|reason| format!("its pickle {reason} at byte {opcode_at}"))? {
             None => {}
-            Some(value) => return Ok(Pickle { value, end: machine.at, objects: machine.objects }),
+            Some(value) => return Ok(Pickle { value, end: machine.input.at, objects: machine.objects }),
         }
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Machine<'a> {
-    bytes: &'a [u8],
-    at: usize,
+    pub(super) input: Cursor<'a>,
     steps: usize,
-    stack: Vec<Value<'a>>,
+    pub(super) stack: Vec<Value<'a>>,
     /// Heights of the stack at which marks stand.
     marks: Vec<usize>,
     memo: HashMap<u32, Value<'a>>,
@@ -51,22 +52,27 @@ pub(super) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
+    fn new(input: Cursor<'a>) -> Machine<'a> {
+        Machine { input, steps: 0, stack: Vec::new(), marks: Vec::new(), memo: HashMap::new(), objects: Vec::new() }
+    }
+
     /// Does one opcode; gives the value that the pickle ends with.
     fn step(&mut self) -> Result<Option<Value<'a>>, String> {
         self.steps += 1;
         if self.steps > limits::PICKLE_STEPS_MAX {
             return Err(format!("has more than {} opcodes", limits::PICKLE_STEPS_MAX));
         }
-        match self.byte()? {
+        match self.input.byte()? {
             b'.' => return self.pop().map(Some),
             0x80 => self.protocol()?,
             // the length of a frame is advice to readers of streams
-            0x95 => drop(self.take(8)?),
+            0x95 => drop(self.input.take(8)?),
             b'(' => self.mark()?,
             b'0' => drop(self.pop()?),
             b'1' => drop(self.pop_to_mark()?),
-            b'q' | b'r' | 0x94 => self.put()?,
-            b'c' | 0x93 => self.global()?,
+            opcode @ (b'q' | b'r' | 0x94) => self.put(opcode)?,
+            b'c' => self.global_of_lines()?,
+            0x93 => self.global_of_stack()?,
             b'R' => self.reduce()?,
             b'b' => self.build()?,
             b'Q' => self.persistent()?,
@@ -75,28 +81,8 @@ impl<'a> Machine<'a> {
         Ok(None)
     }
 
-    /// Opcodes that make or fill a value.
-    fn value(&mut self, opcode: u8) -> Result<(), String> {
-        match opcode {
-            b'N' => self.push(Value::None),
-            0x88 => self.push(Value::Bool(true)),
-            0x89 => self.push(Value::Bool(false)),
-            b'J' | b'K' | b'M' | 0x8a => self.integer(opcode),
-            b'G' => self.take(8).and_then(|_| self.push(Value::Float)),
-            b'X' | 0x8c | 0x8d | b'T' | b'U' => self.text(opcode),
-            b'B' | b'C' | 0x8e => self.binary(opcode),
-            b'h' | b'j' => self.get(opcode),
-            b')' | b't' | 0x85..=0x87 => self.tuple(opcode),
-            b']' => self.push_object(Object::List(Vec::new())),
-            b'}' => self.push_object(Object::Dict(Vec::new())),
-            b'a' | b'e' => self.append(opcode),
-            b's' | b'u' => self.set_items(opcode),
-            _ => Err(refused_opcode(opcode)),
-        }
-    }
-
     fn protocol(&mut self) -> Result<(), String> {
-        match self.byte()? {
+        match self.input.byte()? {
             2..=5 => Ok(()),
             other => Err(format!("has protocol {other}, of which 2 to 5 are read,")),
         }
@@ -111,10 +97,10 @@ impl<'a> Machine<'a> {
     }
 
     /// Remembers the top of the stack.
-    fn put(&mut self) -> Result<(), String> {
-        let index = match self.bytes[self.at - 1] {
-            b'q' => u32::from(self.byte()?),
-            b'r' => self.u32()?,
+    fn put(&mut self, opcode: u8) -> Result<(), String> {
+        let index = match opcode {
+            b'q' => u32::from(self.input.byte()?),
+            b'r' => self.input.u32()?,
             _ => self.memo.len() as u32,
         };
         let top = *self.stack.last().ok_or_else(empty_stack)?;
@@ -122,22 +108,26 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn get(&mut self, opcode: u8) -> Result<(), String> {
-        let index = if opcode == b'h' { u32::from(self.byte()?) } else { self.u32()? };
+    pub(super) fn get(&mut self, opcode: u8) -> Result<(), String> {
+        let index = if opcode == b'h' { u32::from(self.input.byte()?) } else { self.input.u32()? };
         let value = self.memo.get(&index).copied();
         self.push(value.ok_or_else(|| format!("recalls {index}, which was never remembered,"))?)
     }
 
-    fn global(&mut self) -> Result<(), String> {
-        let (module, name) = if self.bytes[self.at - 1] == b'c' {
-            (self.line()?, self.line()?)
-        } else {
-            let (name, module) = (self.pop()?, self.pop()?);
-            let (Value::Text(module), Value::Text(name)) = (module, name) else {
-                return Err("names a global by what is no text".to_owned());
-            };
-            (module, name)
-        };
+    fn global_of_lines(&mut self) -> Result<(), String> {
+        let (module, name) = (self.input.line()?, self.input.line()?);
+        self.global(module, name)
+    }
+
+    fn global_of_stack(&mut self) -> Result<(), String> {
+        let (name, module) = (self.pop()?, self.pop()?);
+        match (module, name) {
+            (Value::Text(module), Value::Text(name)) => self.global(module, name),
+            _ => Err("names a global by what is no text".to_owned()),
+        }
+    }
+
+    fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
         let found = global::find(module, name).ok_or_else(|| refused_global(module, name))?;
         self.push(Value::Global(found))
     }
@@ -171,82 +161,6 @@ impl<'a> Machine<'a> {
         self.push_object(Object::Storage(storage))
     }
 
-    fn integer(&mut self, opcode: u8) -> Result<(), String> {
-        let value = match opcode {
-            b'J' => Value::Int(i64::from(self.u32()? as i32)),
-            b'K' => Value::Int(i64::from(self.byte()?)),
-            b'M' => Value::Int(i64::from(u16::from_le_bytes([self.byte()?, self.byte()?]))),
-            _ => {
-                let length = self.byte()?;
-                long(self.take(length.into())?)
-            }
-        };
-        self.push(value)
-    }
-
-    fn text(&mut self, opcode: u8) -> Result<(), String> {
-        let bytes = self.counted(opcode, b"U\x8c", 0x8d)?;
-        let text = std::str::from_utf8(bytes).map_err(|_| "has text that is no UTF-8".to_owned())?;
-        self.push(Value::Text(text))
-    }
-
-    fn binary(&mut self, opcode: u8) -> Result<(), String> {
-        self.counted(opcode, b"C", 0x8e)?;
-        self.push(Value::Bytes)
-    }
-
-    /// Bytes after a length of 1 byte for the `short` opcodes, of 8 for the `long` one, of 4 else.
-    fn counted(&mut self, opcode: u8, short: &[u8], long: u8) -> Result<&'a [u8], String> {
-        let length = if short.contains(&opcode) {
-            u64::from(self.byte()?)
-        } else if opcode == long {
-            self.u64()?
-        } else {
-            u64::from(self.u32()?)
-        };
-        self.take(length)
-    }
-
-    fn tuple(&mut self, opcode: u8) -> Result<(), String> {
-        let items = match opcode {
-            b')' => Vec::new(),
-            b't' => self.pop_to_mark()?,
-            _ => {
-                let count = usize::from(opcode - 0x84);
-                let from = self.stack.len().checked_sub(count).filter(|from| *from >= self.floor());
-                self.stack.split_off(from.ok_or_else(empty_stack)?)
-            }
-        };
-        self.push_object(Object::Tuple(items))
-    }
-
-    fn append(&mut self, opcode: u8) -> Result<(), String> {
-        let items = if opcode == b'e' { self.pop_to_mark()? } else { vec![self.pop()?] };
-        match self.top_object()? {
-            Object::List(list) => list.extend(items),
-            _ => return Err("appends to what is no list".to_owned()),
-        }
-        Ok(())
-    }
-
-    fn set_items(&mut self, opcode: u8) -> Result<(), String> {
-        let items = if opcode == b'u' {
-            self.pop_to_mark()?
-        } else {
-            let value = self.pop()?;
-            vec![self.pop()?, value]
-        };
-        let pairs = items.chunks_exact(2);
-        if !pairs.remainder().is_empty() {
-            return Err("sets a key without a value".to_owned());
-        }
-        match self.top_object()? {
-            Object::Dict(dict) => dict.extend(pairs.map(|pair| (pair[0], pair[1]))),
-            _ => return Err("sets a key of what is no dictionary".to_owned()),
-        }
-        Ok(())
-    }
-
     pub(super) fn object(&self, value: Value<'a>) -> Option<&Object<'a>> {
         match value {
             Value::Object(at) => self.objects.get(at),
@@ -262,19 +176,19 @@ impl<'a> Machine<'a> {
         Ok(Value::Object(self.objects.len() - 1))
     }
 
-    fn push_object(&mut self, object: Object<'a>) -> Result<(), String> {
+    pub(super) fn push_object(&mut self, object: Object<'a>) -> Result<(), String> {
         let value = self.add(object)?;
         self.push(value)
     }
 
-    fn top_object(&mut self) -> Result<&mut Object<'a>, String> {
+    pub(super) fn top_object(&mut self) -> Result<&mut Object<'a>, String> {
         match self.stack.last() {
             Some(Value::Object(at)) if self.stack.len() > self.floor() => Ok(&mut self.objects[*at]),
             _ => Err("fills what is no list or dictionary".to_owned()),
         }
     }
 
-    fn push(&mut self, value: Value<'a>) -> Result<(), String> {
+    pub(super) fn push(&mut self, value: Value<'a>) -> Result<(), String> {
         if self.stack.len() == limits::PICKLE_STACK_MAX {
             return Err(format!("has more than {} values on its stack", limits::PICKLE_STACK_MAX));
         }
@@ -282,94 +196,20 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    fn pop(&mut self) -> Result<Value<'a>, String> {
+    pub(super) fn pop(&mut self) -> Result<Value<'a>, String> {
         if self.stack.len() <= self.floor() {
             return Err(empty_stack());
         }
         self.stack.pop().ok_or_else(empty_stack)
     }
 
-    fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>, String> {
+    pub(super) fn pop_to_mark(&mut self) -> Result<Vec<Value<'a>>, String> {
         let mark = self.marks.pop().ok_or("has no mark where it needs one")?;
         Ok(self.stack.split_off(mark))
     }
 
     /// Nothing below the last mark is taken before the mark itself.
-    fn floor(&self) -> usize {
+    pub(super) fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
-
-    fn byte(&mut self) -> Result<u8, String> {
-        Ok(self.take(1)?[0])
-    }
-
-    fn u32(&mut self) -> Result<u32, String> {
-        let bytes = self.take(4)?;
-        Ok(u32::from_le_bytes(bytes.try_into().expect("4 bytes were taken")))
-    }
-
-    fn u64(&mut self) -> Result<u64, String> {
-        let bytes = self.take(8)?;
-        Ok(u64::from_le_bytes(bytes.try_into().expect("8 bytes were taken")))
-    }
-
-    fn line(&mut self) -> Result<&'a str, String> {
-        let rest = &self.bytes[self.at..];
-        let length = rest.iter().take(limits::PICKLE_NAME_BYTES_MAX).position(|b| *b == b'\n');
-        let line = self.take(length.ok_or("names a global without end")? as u64)?;
-        self.at += 1;
-        std::str::from_utf8(line).map_err(|_| "names a global in what is no UTF-8".to_owned())
-    }
-
-    fn take(&mut self, count: u64) -> Result<&'a [u8], String> {
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let end = self.at.checked_add(count);
-        let taken = end.and_then(|end| self.bytes.get(self.at..end));
-        let taken = taken.ok_or_else(|| format!("wants {count} bytes more than it has"))?;
-        self.at += count;
-        Ok(taken)
-    }
-}
-
-fn empty_stack() -> String {
-    "takes a value that is not there".to_owned()
-}
-
-/// Two's complement, the lowest byte first.
-fn long(bytes: &[u8]) -> Value<'_> {
-    let Some(last) = bytes.last() else { return Value::Int(0) };
-    if bytes.len() > 8 {
-        return Value::Wide(bytes);
-    }
-    let fill = if last & 0x80 == 0 { 0 } else { 0xff };
-    let mut wide = [fill; 8];
-    wide[..bytes.len()].copy_from_slice(bytes);
-    Value::Int(i64::from_le_bytes(wide))
-}
-
-fn refused_global(module: &str, name: &str) -> String {
-    format!(
-        "names {:?}, which tensors do not need; nothing of it was run. It stands",
-        shorten(&format!("{module}.{name}"))
-    )
-}
-
-fn shorten(name: &str) -> String {
-    let mut short: String = name.chars().take(limits::PICKLE_NAME_SHOWN_MAX).collect();
-    if short.len() < name.len() {
-        short.push('…');
-    }
-    short
-}
-
-fn refused_opcode(opcode: u8) -> String {
-    let name = match opcode {
-        b'i' => "INST, which makes objects",
-        b'o' => "OBJ, which makes objects",
-        0x81 | 0x92 => "NEWOBJ, which makes objects",
-        0x82..=0x84 => "EXT, which names globals by number",
-        b'P' => "PERSID of protocol 0",
-        _ => return format!("has opcode {opcode:#04x}, which tensors do not need,"),
-    };
-    format!("has opcode {name},")
 }

@@ -4,7 +4,7 @@ mod zip;
 
 use super::state_dict::state_dict;
 use super::{Place, TorchFile, read_bytes, storage_bytes};
-use crate::pickle::{self, Storage};
+use crate::pickle::{self, Storage, shorten};
 use crate::read_at::ReadAt;
 
 pub(super) fn read(source: &dyn ReadAt) -> Result<TorchFile, String> {
@@ -35,13 +35,15 @@ fn find_pickle(entries: &zip::Entries) -> Result<(&str, Place), String> {
 }
 
 fn find_storage(entries: &zip::Entries, folder: &str, storage: &Storage<'_>) -> Result<Place, String> {
-    let place = entries.get(&format!("{folder}data/{}", storage.key));
-    let place = place.ok_or_else(|| format!("has no entry for storage {:?}", storage.key))?;
+    let place = entries.get(&format!("{folder}data/{}", shorten(storage.key)));
+    let place = place.ok_or_else(|| format!("has no entry for storage {:?}", shorten(storage.key)))?;
     match storage_bytes(storage) {
         Some(bytes) if bytes <= place.bytes => Ok(*place),
         _ => Err(format!(
             "storage {:?} has {} bytes, too few for {} elements",
-            storage.key, place.bytes, storage.elements
+            shorten(storage.key),
+            place.bytes,
+            storage.elements
         )),
     }
 }

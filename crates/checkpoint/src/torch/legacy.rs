@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::state_dict::state_dict;
 use super::{Place, TorchFile, read_bytes};
-use crate::pickle::{self, Object, Pickle, Storage, Value};
+use crate::pickle::{self, Object, Pickle, Storage, Value, shorten};
 use crate::read_at::ReadAt;
 use crate::{bytes_of, limits};
 
@@ -32,7 +32,7 @@ pub(super) fn read(source: &dyn ReadAt) -> Result<TorchFile, String> {
     let places = places(source, &content, &keys)?;
     let find = |storage: &Storage<'_>| {
         let place = places.get(storage.key);
-        place.copied().ok_or_else(|| format!("has no bytes for storage {:?}", storage.key))
+        place.copied().ok_or_else(|| format!("has no bytes for storage {:?}", shorten(storage.key)))
     };
     state_dict(&content, &find)
 }
@@ -57,7 +57,8 @@ fn places<'a>(source: &dyn ReadAt, content: &Pickle<'a>, keys: &Pickle<'a>) -> R
     let mut places = HashMap::new();
     for key in list {
         let Value::Text(key) = key else { return Err("has a storage whose key is no text".to_owned()) };
-        let (width, expected) = widths.get(key).ok_or_else(|| format!("has a storage {key:?} that no tensor is in"))?;
+        let (width, expected) =
+            widths.get(key).ok_or_else(|| format!("has a storage {:?} that no tensor is in", shorten(key)))?;
         let mut count = [0; COUNT_BYTES as usize];
         source.read_exact_at(&mut count, at).map_err(|_| "is cut off".to_owned())?;
         let count = u64::from_le_bytes(count);
@@ -65,7 +66,7 @@ fn places<'a>(source: &dyn ReadAt, content: &Pickle<'a>, keys: &Pickle<'a>) -> R
         let end = place.and_then(|p| p.start.checked_add(p.bytes)).filter(|end| *end <= source.len());
         let (Some(place), Some(end)) = (place, end) else { return Err("is cut off".to_owned()) };
         if count != *expected || places.insert(*key, place).is_some() {
-            return Err(format!("contradicts itself about storage {key:?}"));
+            return Err(format!("contradicts itself about storage {:?}", shorten(key)));
         }
         at = end;
     }
@@ -81,7 +82,7 @@ fn widths<'a>(content: &Pickle<'a>) -> Result<HashMap<&'a str, (u64, u64)>, Stri
         let width = bytes_of(dtype, 1).ok_or("has elements that fill no bytes")?;
         let said = (width, storage.elements);
         if *widths.entry(storage.key).or_insert(said) != said {
-            return Err(format!("contradicts itself about storage {:?}", storage.key));
+            return Err(format!("contradicts itself about storage {:?}", shorten(storage.key)));
         }
     }
     Ok(widths)

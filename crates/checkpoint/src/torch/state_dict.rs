@@ -3,11 +3,14 @@
 use std::collections::HashSet;
 
 use super::{Place, TorchFile, TorchTensor};
-use crate::pickle::{Object, Pickle, Storage, TensorView, Value};
+use crate::pickle::{Object, Pickle, Storage, TensorView, Value, shorten};
 use crate::{bytes_of, limits};
 
 /// Keys under which training scripts keep the state dictionary.
 const WRAPPERS: &[&str] = &["state_dict", "model"];
+
+/// What a safetensors header has besides tensors.
+const METADATA: &str = "__metadata__";
 
 type FindStorage<'a> = dyn Fn(&Storage<'_>) -> Result<Place, String> + 'a;
 type Entries<'a> = [(Value<'a>, Value<'a>)];
@@ -24,22 +27,32 @@ pub(super) fn state_dict(pickle: &Pickle<'_>, find: &FindStorage<'_>) -> Result<
         let Value::Text(name) = key else {
             return Err(format!("has {} as the name of a tensor", kind(pickle, *key)));
         };
+        if !seen.insert(*name) {
+            return Err(format!("entry {:?} occurs twice", shorten(name)));
+        }
         match pickle.object(*value) {
             Some(Object::Tensor(view)) => tensors.push(tensor(name, view, find)?),
-            Some(Object::Dict(inner)) if !inner.is_empty() => {
-                return Err(format!("entry {name:?} is a dictionary; a flat state dictionary is needed, so save that"));
-            }
-            _ => left_out.push(format!("entry {name:?} is {}, not a tensor", kind(pickle, *value))),
-        }
-        if !seen.insert(*name) {
-            return Err(format!("entry {name:?} occurs twice"));
+            Some(Object::Dict(inner)) if !inner.is_empty() => return Err(nested(name)),
+            _ => left_out.push(format!("entry {:?} is {}, not a tensor", shorten(name), kind(pickle, *value))),
         }
     }
     if tensors.is_empty() {
         return Err("holds no tensors".to_owned());
     }
-    left_out.truncate(limits::LEFT_OUT_MAX);
-    Ok(TorchFile { tensors, left_out })
+    Ok(TorchFile { tensors, left_out: bounded(left_out) })
+}
+
+fn nested(name: &str) -> String {
+    format!("entry {:?} is a dictionary; a flat state dictionary is needed, so save that", shorten(name))
+}
+
+fn bounded(mut notes: Vec<String>) -> Vec<String> {
+    let more = notes.len().saturating_sub(limits::LEFT_OUT_MAX);
+    if more > 0 {
+        notes.truncate(limits::LEFT_OUT_MAX);
+        notes.push(format!("{more} more entries are no tensors, or stand beside those taken"));
+    }
+    notes
 }
 
 fn unwrap<'p, 'a>(pickle: &'p Pickle<'a>, top: &'p Entries<'a>) -> (&'p Entries<'a>, Vec<String>) {
@@ -52,15 +65,17 @@ fn unwrap<'p, 'a>(pickle: &'p Pickle<'a>, top: &'p Entries<'a>) -> (&'p Entries<
     });
     let Some((wrapper, inner)) = wrapped else { return (top, Vec::new()) };
     let beside = top.iter().filter_map(|(key, _)| match key {
-        Value::Text(key) if key != wrapper => Some(format!("entry {key:?} stands beside {wrapper:?}, which was taken")),
+        Value::Text(key) if key != wrapper => {
+            Some(format!("entry {:?} stands beside {wrapper:?}, which was taken", shorten(key)))
+        }
         _ => None,
     });
     (inner, beside.collect())
 }
 
 fn tensor(name: &str, view: &TensorView<'_>, find: &FindStorage<'_>) -> Result<TorchTensor, String> {
-    if name.is_empty() || name.len() > limits::TENSOR_NAME_BYTES_MAX {
-        return Err(format!("has a tensor whose name is of {} bytes", name.len()));
+    if name.is_empty() || name.len() > limits::TENSOR_NAME_BYTES_MAX || name == METADATA {
+        return Err(format!("has a tensor of the name {:?}, which safetensors does not allow", shorten(name)));
     }
     let place = find(&view.storage)?;
     let elements = view.shape.iter().product();

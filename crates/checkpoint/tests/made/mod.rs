@@ -107,10 +107,41 @@ pub fn torch(pickle: &[u8]) -> Vec<u8> {
     archive(&[Entry::new("a/data.pkl", pickle), Entry::new("a/data/0", &[7; 96])])
 }
 
+/// A file of the older format: this pickle, then for each storage its key, and how many floats it is said to have.
+pub fn legacy(pickle: &[u8], little_endian: bool, storages: &[(&str, u64)]) -> Vec<u8> {
+    let mut bytes = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
+    bytes.extend(b"\x80\x02}X\x0d\0\0\0little_endian");
+    bytes.extend([if little_endian { 0x88 } else { 0x89 }, b's', b'.']);
+    bytes.extend(pickle);
+    bytes.extend(b"\x80\x02](");
+    for (key, _) in storages {
+        bytes.extend([b'X', key.len() as u8, 0, 0, 0]);
+        bytes.extend(key.as_bytes());
+    }
+    bytes.extend(b"e.");
+    for (_, count) in storages {
+        bytes.extend(count.to_le_bytes());
+        bytes.extend([7; 96]);
+    }
+    bytes
+}
+
+/// The pickle of a dictionary with one tensor of this name, in a storage of 24 elements.
+pub fn named(name: &str, storage: &str) -> Vec<u8> {
+    view(name, storage, 0, &[2], &[1])
+}
+
 /// The pickle of a dictionary with one tensor, "w", that views a storage of 24 floats.
 pub fn tensor(offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
-    let mut pickle = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
-    pickle.extend(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x18tQ");
+    view("w", "FloatStorage", offset, shape, strides)
+}
+
+fn view(name: &str, storage: &str, offset: i32, shape: &[i32], strides: &[i32]) -> Vec<u8> {
+    let mut pickle = vec![0x80, 2, b'}', b'X', name.len() as u8, 0, 0, 0];
+    pickle.extend(name.as_bytes());
+    pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\0\0\0storage");
+    pickle.extend(format!("ctorch\n{storage}\n").into_bytes());
+    pickle.extend(b"X\x01\0\0\x000X\x03\0\0\0cpuK\x18tQ");
     pickle.extend(integer(offset));
     for list in [shape, strides] {
         pickle.push(b'(');
