@@ -18,7 +18,7 @@ pub(super) fn named(read: Vec<Unnamed>) -> Result<Vec<(String, Vec<Change>)>, Re
     }
     let mut variants = Vec::new();
     for (i, (name, variant)) in names.into_iter().zip(read).enumerate() {
-        let name = name.unwrap_or_else(|| made(i, &variant.changes, &mut taken));
+        let name = name.unwrap_or_else(|| made(i, &variant.telling, &mut taken));
         variants.push((name, variant.changes));
     }
     Ok(variants)
@@ -47,8 +47,8 @@ fn given(variant: &Unnamed, taken: &mut HashSet<String>, problems: &mut Vec<Prob
 }
 
 /// `t-0.3_a.weight-0.2`, or the number where that is no name.
-fn made(index: usize, changes: &[Change], taken: &mut HashSet<String>) -> String {
-    let told = told(changes).filter(|name| taken.insert(name.to_ascii_lowercase()));
+fn made(index: usize, telling: &[Change], taken: &mut HashSet<String>) -> String {
+    let told = told(telling).filter(|name| taken.insert(name.to_ascii_lowercase()));
     let numbered = (index + 1..).map(|n| format!("variant-{n}"));
     told.unwrap_or_else(|| {
         numbered.into_iter().find(|name| taken.insert(name.clone())).expect("there are more numbers than variants")

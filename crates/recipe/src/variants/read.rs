@@ -18,6 +18,8 @@ const NOT_CHANGED: &[&str] = &["name", "lenient", "variants", "grid"];
 pub(super) struct Unnamed {
     pub name: Option<Node>,
     pub changes: Vec<Change>,
+    /// What a name made for it may tell: of a grid the values that vary.
+    pub telling: Vec<Change>,
     pub pointer: String,
 }
 
@@ -30,8 +32,8 @@ pub(super) fn list(node: &Node) -> Result<Vec<Unnamed>, Refusal> {
     let mut variants = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let pointer = format!("/variants/{i}");
-        let changes = reader.changes(item, &pointer).into_iter().flatten().collect();
-        variants.push(Unnamed { name: item.get("name").cloned(), changes, pointer });
+        let changes: Vec<Change> = reader.changes(item, &pointer).into_iter().flatten().collect();
+        variants.push(Unnamed { name: item.get("name").cloned(), telling: changes.clone(), changes, pointer });
     }
     reader.end(variants)
 }
@@ -45,22 +47,25 @@ pub(super) fn grid(node: &Node) -> Result<Vec<Unnamed>, Refusal> {
         count(node, "/grid", 0)?;
     }
     count(node, "/grid", total.max(1))?;
-    let combination = |n: usize| {
-        let mut rest = n;
-        let mut changes: Vec<Change> = axes
-            .iter()
-            .rev()
-            .map(|axis| {
-                let change = axis[rest % axis.len()].clone();
-                rest /= axis.len();
-                change
-            })
-            .collect();
-        changes.reverse();
-        Unnamed { name: None, changes, pointer: "/grid".to_owned() }
-    };
-    let variants = if reader.problems.is_empty() { (0..total).map(combination).collect() } else { Vec::new() };
+    let variants =
+        if reader.problems.is_empty() { (0..total).map(|n| combination(&axes, n)).collect() } else { Vec::new() };
     reader.end(variants)
+}
+
+fn combination(axes: &[Vec<Change>], number: usize) -> Unnamed {
+    let mut rest = number;
+    let (mut changes, mut telling) = (Vec::new(), Vec::new());
+    for axis in axes.iter().rev() {
+        let change = axis[rest % axis.len()].clone();
+        rest /= axis.len();
+        if axis.len() > 1 {
+            telling.push(change.clone());
+        }
+        changes.push(change);
+    }
+    changes.reverse();
+    telling.reverse();
+    Unnamed { name: None, changes, telling, pointer: "/grid".to_owned() }
 }
 
 fn count(node: &Node, pointer: &str, count: usize) -> Result<(), Problem> {
@@ -163,10 +168,11 @@ impl Reader {
         }
         let known = TOP_KEYS.iter().copied().filter(|known| !NOT_CHANGED.contains(known));
         let advice = match nearest(key, known) {
+            _ if NOT_CHANGED.contains(&key) => "it is said once for all of them".to_owned(),
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("a parameter goes below `parameters`, as `parameters: {{{key}: ...}}`"),
         };
-        let detail = format!("`{key}` is nothing that a variant changes; {advice}");
+        let detail = format!("a variant cannot change `{key}`; {advice}");
         self.problems.push(problem_at(node, pointer, "unknown_key", detail));
     }
 }

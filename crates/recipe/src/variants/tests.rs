@@ -86,6 +86,7 @@ fn a_grid_of_methods_seeds_and_gradients_is_named_by_number_where_it_must() {
         names(&of("merge_method: [ties, dare_ties], options: {random_seed: [1, 2]}"))[3],
         "merge_method-dare_ties_random_seed-2"
     );
+    assert_eq!(names(&of("parameters: {t: [0.1, 0.2], s: [7]}")), ["t-0.1", "t-0.2"]);
     assert_eq!(names(&of("parameters: {t: [[0, 1], [0.5, 1], 0.5]}")), ["variant-1", "variant-2", "t-0.5"]);
 }
 
@@ -110,6 +111,15 @@ variants:
     let problems = refused("variants: [{models: {org/c: {weight: 1}, 2: {weight: 1}}}]\n");
     assert_eq!(problems.iter().map(|p| p.code.as_str()).collect::<Vec<_>>(), ["unknown_model", "unknown_model"]);
     assert!(problems[0].detail.contains("org/c"), "{}", problems[0]);
+}
+
+#[test]
+fn what_is_set_of_a_model_is_set_in_slices_of_the_same_variant() {
+    let slices = "[{sources: [{model: org/a, layer_range: [0, 1]}]}]";
+    let text = format!("merge_method: linear\nvariants: [{{models: {{org/a: {{weight: 2}}}}, slices: {slices}}}]\n");
+    let variants = Draft::from_yaml(&text).unwrap().variants().unwrap();
+    let recipe = serde_json::to_value(variants[0].recipe(false).unwrap()).unwrap();
+    assert_eq!(recipe["slices"][0]["sources"][0]["parameters"]["weight"], 2.0);
 }
 
 #[test]
