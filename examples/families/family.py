@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 LAYERS = 4
 VOCABULARY = 96
@@ -50,6 +51,8 @@ class Family:
     """Whether its config cannot say of which kind each layer is, so that slices are rightly refused."""
     older: dict = field(default_factory=dict)
     """What an older release wrote into config.json; `None` for what it did not write, and is derived from the rest."""
+    older_name: Callable[[str], str] | None = None
+    """How an older release named a tensor. The base has such names then, and the others those of today."""
     modules: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """Its parts by the names that `modules` in a recipe has for them, and how tensors of each begin in transformers.
     Of two parts that fit, the first counts. The first part is the one with the layers at `depth`."""
@@ -78,6 +81,8 @@ def make(family: Family, folder: Path) -> list[Path]:
             shake(model)
         model.to(torch.bfloat16).save_pretrained(path, max_shard_size=SHARD_BYTES[path.name])
         write_older(path / "config.json", family.older)
+    if family.older_name:
+        rename(paths[0] / "model.safetensors", family.older_name)
     return paths
 
 
@@ -91,3 +96,8 @@ def shake(model):
 def write_older(path: Path, older: dict):
     config = {**json.loads(path.read_text()), **older}
     path.write_text(json.dumps({key: value for key, value in config.items() if value is not None}, indent=2))
+
+
+def rename(path: Path, older_name: Callable[[str], str]):
+    tensors = load_file(path)
+    save_file({older_name(name): tensor for name, tensor in tensors.items()}, path, metadata={"format": "pt"})

@@ -1,13 +1,26 @@
-"""Configs as older releases wrote them: of which kind a layer is follows from its number alone."""
+"""Checkpoints as older releases wrote them.
 
-from family import Family, decoder
+In their configs, of which kind a layer is follows from its number alone. Their tensors have other names: no prefix
+where the model was saved without its head, or `gamma` and `beta` where it came from TensorFlow.
+"""
 
+from family import DECODER, LAYERS, Family, decoder
+
+from .encoders import ENCODER
 from .sizes import EXPERTS, LINEAR_ATTENTION, NEMOTRON_H
 
 
 def older(name: str, model: str, /, *, wrote: dict, **settings) -> Family:
     """Slices change the numbers, so that the kinds have to be written out, or the recipe to be refused."""
     return decoder(f"{name}, older config", model, may_refuse=True, older=wrote, **settings)
+
+
+def without_prefix(name: str) -> str:
+    return name.removeprefix("transformer.")
+
+
+def in_greek(name: str) -> str:
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
 
 
 FAMILIES = [
@@ -66,4 +79,21 @@ FAMILIES = [
         **NEMOTRON_H,
         wrote=dict(layers_block_type=None, hybrid_override_pattern=NEMOTRON_H["hybrid_override_pattern"]),
     ),
+    Family(
+        "gpt2, older names",
+        "GPT2LMHeadModel",
+        dict(DECODER, n_embd=32, n_layer=LAYERS, n_head=4, n_positions=64),
+        depth="n_layer",
+        slices=True,
+        older_name=without_prefix,
+    ),
+    Family(
+        "bloom, older names",
+        "BloomForCausalLM",
+        dict(DECODER, n_layer=LAYERS, n_head=4),
+        depth="n_layer",
+        slices=True,
+        older_name=without_prefix,
+    ),
+    Family("bert, older names", "BertForMaskedLM", ENCODER, older_name=in_greek),
 ]
