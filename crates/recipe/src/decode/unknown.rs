@@ -53,7 +53,7 @@ fn advice(key: &str, value: &Node, known: &[&str]) -> String {
     }
     match setting(value) {
         Some(value) if known.contains(&"parameters") => format!(
-            "a parameter of the method stands under `parameters`: write `parameters: {{{key}: {value}}}`; known here: {}",
+            "if it is a parameter of the method, write `parameters: {{{key}: {value}}}`; known here: {}",
             known.join(", ")
         ),
         _ => format!("known here: {}", known.join(", ")),
