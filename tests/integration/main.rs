@@ -7,6 +7,7 @@ mod convert;
 mod crash;
 mod groups;
 mod jobs;
+mod stages;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

@@ -50,9 +50,9 @@ impl ExecuteError {
     }
 
     /// What went wrong, in whatever stage.
-    pub fn cause(&self) -> &ExecuteError {
+    pub fn root_cause(&self) -> &ExecuteError {
         match self {
-            ExecuteError::InStage { source, .. } => source.cause(),
+            ExecuteError::InStage { source, .. } => source.root_cause(),
             cause => cause,
         }
     }
@@ -68,7 +68,7 @@ impl ExecuteError {
     /// Whether trying again later may help: a full disk gets room, a file system comes back.
     pub fn is_transient(&self) -> bool {
         matches!(
-            self.cause(),
+            self.root_cause(),
             ExecuteError::DiskFull { .. }
                 | ExecuteError::Io { .. }
                 | ExecuteError::Checkpoint(CheckpointError::Io { .. })

@@ -194,7 +194,9 @@ fn mistakes_of_all_documents_are_told_at_once() {
     let third = "merge_method: linear\nmodels: [{model: second}, {model: gone}]\n";
     let refusal = models.plan(&format!("name: first\n{LINEAR}---\n{second}---\n{third}")).unwrap_err();
     assert_eq!(codes(&refusal), [("/1/models/1/model", "model_not_found"), ("/2/models/1/model", "model_not_found")]);
-    let refusal = models.plan(&format!("name: first\nmerge_method: liner\nmodels: [{{model: a}}]\n---\nmerge_method: tis\nmodels: [{{model: first}}]\n")).unwrap_err();
+    let text =
+        "name: first\nmerge_method: liner\nmodels: [{model: a}]\n---\nmerge_method: tis\nmodels: [{model: first}]\n";
+    let refusal = models.plan(text).unwrap_err();
     assert_eq!(codes(&refusal), [("/0/merge_method", "unknown_method"), ("/1/merge_method", "unknown_method")]);
 }
 
@@ -221,6 +223,21 @@ fn a_stage_is_there_only_while_a_later_one_needs_it() {
     assert_eq!(*seen.lock().unwrap(), expected);
     let files: BTreeSet<&str> = artifact.files.iter().map(|f| f.path.as_str()).chain(["manifest.json"]).collect();
     assert_eq!(content(&out).keys().map(String::as_str).collect::<BTreeSet<_>>(), files);
+    assert!(!out.join("stages").exists());
+}
+
+#[test]
+fn a_stage_that_is_used_twice_is_there_for_both() {
+    let models = Models::new();
+    let (text, out) = (
+        chain("").replace("base_model: a\nmodels: [{model: a}", "base_model: first\nmodels: [{model: first}"),
+        models.path("out"),
+    );
+    assert!(text.matches("model: first").count() > 3, "{text}");
+    let plan = models.planned(&text);
+    let all: u64 = plan.stages().iter().map(|s| s.plan.summary(false).disk_bytes).sum();
+    assert_eq!(plan.summary(false).disk_bytes, all);
+    models.merge(&text, &out);
     assert!(!out.join("stages").exists());
 }
 
@@ -334,7 +351,7 @@ fn a_stage_that_fails_is_named() {
     let observer = Observer { on_progress: &|_| {}, cancel: &AtomicBool::new(false) };
     let error = engine::execute_stages(models.planned(&text), &text, &models.path("out"), &observer).unwrap_err();
     assert!(error.to_string().starts_with("stage \"second\": element 0 of tensor"), "{error}");
-    assert!(matches!(error.cause(), ExecuteError::NotFinite { .. }) && !error.is_transient());
+    assert!(matches!(error.root_cause(), ExecuteError::NotFinite { .. }) && !error.is_transient());
 }
 
 #[test]

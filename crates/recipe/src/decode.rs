@@ -26,6 +26,8 @@ pub(crate) const TOP_KEYS: &[&str] = &[
     "tokenizer_source",
     "chat_template",
     "name",
+    // of the stage, not of the recipe: `stages` reads it
+    "keep",
     "options",
     "lenient",
     "variants",

@@ -36,7 +36,7 @@ impl JobError {
         match self {
             JobError::Refused(_) => "recipe_refused",
             JobError::Output(_) => "invalid_output",
-            JobError::Execute(error) => match error.cause() {
+            JobError::Execute(error) => match error.root_cause() {
                 ExecuteError::DiskFull { .. } => "disk_full",
                 ExecuteError::BuffersDiffer { .. } => "buffers_differ",
                 ExecuteError::NotFinite { .. } => "not_finite",

@@ -113,3 +113,35 @@ fn settle(stages: &mut [PlannedStage]) {
         [] => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use checkpoint::{Access, Dtype};
+    use recipe::Stages;
+
+    use super::*;
+
+    #[test]
+    fn stages_together_may_have_no_more_than_one_merge() {
+        let dir = tempfile::tempdir().unwrap();
+        testkit::TinyCheckpoint::llama(2, Dtype::F32, 1).write(&dir.path().join("a"));
+        let text = "name: s\nmerge_method: passthrough\nmodels: [{model: a}]\n---\nmerge_method: passthrough\nmodels: [{model: s}]\n";
+        let opened = || {
+            let stages = Stages::parse(text, false).unwrap();
+            OpenStages::open(stages, &Access::Under(vec![dir.path().to_owned()])).unwrap()
+        };
+        let one = opened().plan(&Settings::default()).unwrap().stages()[0].plan.tasks.len();
+        for (tensors, inputs, told) in [
+            (TENSORS_MAX - 2 * one, INPUTS_MAX - 2 * one, None),
+            (TENSORS_MAX - 2 * one + 1, 0, Some("/1")),
+            (0, INPUTS_MAX - 2 * one + 1, Some("/1")),
+        ] {
+            let OpenStages { stages, sources, .. } = opened();
+            let mut planning = Planning { tensors, inputs, ..Planning::default() };
+            for (stage, sources) in stages.iter().zip(sources) {
+                planning.add(stage, Some(sources), &Settings::default());
+            }
+            assert_eq!(planning.found.problems.first().map(|p| p.pointer.as_str()), told);
+        }
+    }
+}

@@ -107,8 +107,10 @@ fn keep_changes_nothing_of_a_recipe_and_is_true_or_false() {
     let json = |s: &Stages| serde_json::to_value(&s.result().recipe).unwrap();
     assert_eq!((json(&plain), kept.result().keep), (json(&kept), false));
     assert_eq!((kept.warnings[0].pointer.as_str(), kept.warnings[0].code.as_str()), ("/keep", "no_effect"));
+    let typo = Stages::parse(&(document("a", &["x"]) + "kepe: true\n"), false).unwrap_err();
+    assert!(typo.problems[0].detail.contains("did you mean `keep`?"), "{typo}");
     let (pointer, line, code, _) = refused(&(document("a", &["x"]) + "keep: 3\n"));
-    assert_eq!((pointer.as_str(), line, code.as_str()), ("/keep", Some(5 + 1), "invalid_type"));
+    assert_eq!((pointer.as_str(), line, code.as_str()), ("/keep", Some(6), "invalid_type"));
 }
 
 #[test]
