@@ -38,7 +38,7 @@ pub struct StageUse {
 }
 
 impl Stages {
-    /// Parses the documents of a YAML text. A single document is what [`Recipe::parse`] makes of it.
+    /// Parses the documents of a YAML text, or those of a list in one. A single document is what [`Recipe::parse`] makes of it.
     pub fn parse(text: &str, lenient: bool) -> Result<Stages, Refusal> {
         let documents = Node::documents(text)?;
         Stages::of(&documents, documents.len() != 1, lenient)

@@ -136,8 +136,12 @@ fn a_list_of_objects_is_a_recipe_of_several_documents() {
     let model = |name: &str| json!({"model": name, "parameters": {"weight": 1}});
     let first = json!({"name": "a", "merge_method": "linear", "models": [model("x"), model("z1")]});
     let second = json!({"merge_method": "linear", "models": [model("a"), model("z1")]});
-    let stages = Stages::from_json(&json!([second, first]), false).unwrap();
+    let list = json!([second, first]);
+    let stages = Stages::from_json(&list, false).unwrap();
     assert_eq!(names(&stages), ["a", ""]);
+    // as it is written beside the artifact
+    let read = Stages::parse(&list.to_string(), false).unwrap();
+    assert_eq!(names(&read), ["a", ""]);
     for wrong in [json!([]), json!([[]]), json!([first, 3]), json!(vec![first; limits::STAGES_MAX + 1])] {
         assert!(Stages::from_json(&wrong, false).is_err(), "{wrong}");
     }
