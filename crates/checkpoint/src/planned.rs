@@ -57,7 +57,7 @@ impl Checkpoint {
 
     /// Makes a planned checkpoint readable, once its shards have been written to `dir`.
     pub fn open_written(&mut self, dir: &Path) -> Result<(), CheckpointError> {
-        for file in &mut self.files {
+        for file in self.files.iter_mut().filter(|file| file.file.is_none()) {
             let (written, header) = CheckpointFile::open(dir, file.name.clone(), &Access::Anywhere)?;
             if (header.file_bytes, &header.digest) != (file.bytes, &file.header_digest) {
                 return Err(CheckpointError::malformed(&file.name, "is not what was planned"));

@@ -27,23 +27,18 @@ pub(crate) enum Syntax {
 impl Draft {
     /// From YAML, or JSON as text: findings have lines.
     pub fn from_yaml(text: &str) -> Result<Draft, Refusal> {
-        let documents = Node::documents(text)?;
-        let is_list = documents.len() != 1;
-        Draft { documents, is_list, text: text.to_owned(), syntax: Syntax::Yaml, is_as_written: true }.within_limits()
+        Draft::of(Node::from_documents(text)?, text.to_owned(), Syntax::Yaml)
     }
 
     /// From an object, or a list of them.
     pub fn from_json(value: &Value) -> Result<Draft, Refusal> {
-        let (documents, is_list) = match value {
-            Value::Array(items) => (items.iter().map(Node::from_json).collect(), true),
-            _ => (vec![Node::from_json(value)], false),
-        };
-        Draft { documents, is_list, text: value.to_string(), syntax: Syntax::Json, is_as_written: true }.within_limits()
+        Draft::of(Node::from_json(value), value.to_string(), Syntax::Json)
     }
 
-    fn within_limits(self) -> Result<Draft, Refusal> {
-        self.documents.iter().try_for_each(Node::within_limits)?;
-        Ok(self)
+    fn of(node: Node, text: String, syntax: Syntax) -> Result<Draft, Refusal> {
+        node.within_limits()?;
+        let (documents, is_list) = node.into_documents();
+        Ok(Draft { documents, is_list, text, syntax, is_as_written: true })
     }
 
     /// Lays options over those of every document.

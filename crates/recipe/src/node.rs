@@ -47,17 +47,29 @@ impl Node {
             .map_err(|error| syntax_problem(&error))
     }
 
-    /// Parses one YAML document or several; empty ones beside others are passed over.
-    pub fn documents(text: &str) -> Result<Vec<Node>, Problem> {
+    /// Parses one YAML document, or several as a list of them; empty ones beside others are passed over.
+    pub fn from_documents(text: &str) -> Result<Node, Problem> {
         match Node::from_yaml(text) {
-            Ok(node) => Ok(vec![node]),
             Err(problem) if problem.code == SEVERAL => {
                 let documents = serde_yaml::from_multiple_with_options::<Spanned<Raw>>(text, options());
                 let documents = documents.map_err(|error| syntax_problem(&error))?;
-                Ok(documents.into_iter().map(Node::from).collect())
+                let documents: Vec<Node> = documents.into_iter().map(Node::from).collect();
+                Ok(<[Node; 1]>::try_from(documents).map_or_else(Node::of_list, |[only]| only))
             }
-            Err(problem) => Err(problem),
+            one => one,
         }
+    }
+
+    /// The documents of a list; what is no list is one, and stands alone.
+    pub fn into_documents(self) -> (Vec<Node>, bool) {
+        match self.kind {
+            Kind::List(documents) => (documents, true),
+            kind => (vec![Node { at: self.at, kind }], false),
+        }
+    }
+
+    fn of_list(items: Vec<Node>) -> Node {
+        Node { at: None, kind: Kind::List(items) }
     }
 
     pub fn from_json(value: &serde_json::Value) -> Node {

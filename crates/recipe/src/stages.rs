@@ -40,19 +40,18 @@ pub struct StageUse {
 impl Stages {
     /// Parses the documents of a YAML text, or those of a list in one. A single document is what [`Recipe::parse`] makes of it.
     pub fn parse(text: &str, lenient: bool) -> Result<Stages, Refusal> {
-        let documents = Node::documents(text)?;
-        Stages::of(&documents, documents.len() != 1, lenient)
+        Stages::from_node(Node::from_documents(text)?, lenient)
     }
 
     /// The same from a JSON object, or from a list of them.
     pub fn from_json(value: &serde_json::Value, lenient: bool) -> Result<Stages, Refusal> {
-        match value {
-            serde_json::Value::Array(items) => {
-                Node::from_json(value).within_limits()?;
-                Stages::of(&items.iter().map(Node::from_json).collect::<Vec<_>>(), true, lenient)
-            }
-            _ => Stages::of(&[Node::from_json(value)], false, lenient),
-        }
+        Stages::from_node(Node::from_json(value), lenient)
+    }
+
+    fn from_node(node: Node, lenient: bool) -> Result<Stages, Refusal> {
+        node.within_limits()?;
+        let (documents, is_list) = node.into_documents();
+        Stages::of(&documents, is_list, lenient)
     }
 
     /// In a list, pointers begin with the number of the document.

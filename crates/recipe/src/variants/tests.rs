@@ -118,7 +118,7 @@ fn what_is_set_of_a_model_is_set_in_slices_of_the_same_variant() {
     let slices = "[{sources: [{model: org/a, layer_range: [0, 1]}]}]";
     let text = format!("merge_method: linear\nvariants: [{{models: {{org/a: {{weight: 2}}}}, slices: {slices}}}]\n");
     let variants = Draft::from_yaml(&text).unwrap().variants().unwrap();
-    let recipe = serde_json::to_value(variants[0].recipe(false).unwrap()).unwrap();
+    let recipe = serde_json::to_value(recipe_of(&variants[0])).unwrap();
     assert_eq!(recipe["slices"][0]["sources"][0]["parameters"]["weight"], 2.0);
 }
 
