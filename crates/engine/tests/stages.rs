@@ -377,8 +377,8 @@ fn a_stage_wins_over_a_model_of_its_name_and_says_so() {
     let models = Models::new();
     let text = format!("name: d\n{LINEAR}---\nmerge_method: passthrough\nmodels: [{{model: d}}]\n");
     let plan = models.planned(&text);
-    let told: Vec<_> = plan.warnings.iter().map(|w| (w.pointer.as_str(), w.line, w.code.as_str())).collect();
-    assert_eq!(told, [("/0/name", Some(1), "shadowed_model")]);
+    let told: Vec<_> = plan.warnings.iter().filter(|w| w.code == "shadowed_model").collect();
+    assert_eq!(told.iter().map(|w| (w.pointer.as_str(), w.line)).collect::<Vec<_>>(), [("/0/name", Some(1))]);
     assert_eq!(plan.stages().len(), 2);
     models.merge(&text, &models.path("out"));
     models.merge_alone(LINEAR, &models.path("alone"));

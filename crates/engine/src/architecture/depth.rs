@@ -1,9 +1,11 @@
 //! The `config.json` of an output whose layers were taken from here and there.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
+use super::families::FirstAndLast;
 use super::{FAMILIES, Module};
 
 /// Where an output layer comes from.
@@ -40,16 +42,15 @@ pub(crate) fn set_depth<'a>(
     let mut unfit = Vec::new();
     if let Some(part) = config.pointer_mut(at).and_then(Value::as_object_mut) {
         unfit.extend(per_layer_widths(part, count, taken));
+        let of_donor_config = Value::Object(part.clone());
         set_counts(part, module, count, taken.len());
-        let explained = [
-            cut_lists(part, count, taken),
-            cut_letters(part, count, taken),
-            renumber_index_lists(part, taken),
-            list_dense_layers(part, taken),
-            set_bounds(part, taken),
-        ];
+        let lists = cut_lists(part, count, taken);
+        cut_letters(part, count, taken);
+        renumber_index_lists(part, taken);
+        list_dense_layers(part, taken);
+        set_bounds(part, taken);
         unfit.extend(set_leading(part, taken));
-        if !explained.contains(&true) && !has_leading(part) {
+        if !tells_kinds_apart(&of_donor_config, &lists, count, of_donor) {
             unfit.extend(moved_to_other_kinds(part, count, taken, of_donor));
         }
     }
@@ -79,9 +80,50 @@ fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth:
     }
 }
 
-/// Lists with one entry a layer are cut like the layers, and those that loaders would make are written out. Whether there
-/// were any.
-fn cut_lists(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> bool {
+/// Whether what a config says of each layer goes with the tensors that the layer has, so that it stays true of layers that
+/// moved.
+fn tells_kinds_apart<'a>(
+    config: &Value,
+    lists: &[String],
+    count: u32,
+    of_donor: &dyn Fn(u32) -> Option<Kind<'a>>,
+) -> bool {
+    let mut kinds = BTreeMap::new();
+    let said = |index: u32| said_of(config, lists, index);
+    let goes_along = |index: u32| {
+        let kind = of_donor(index);
+        *kinds.entry(said(index)).or_insert_with(|| kind.clone()) == kind
+    };
+    (0..count).all(goes_along) && !said(0).is_empty()
+}
+
+/// Everything that a config says of one layer.
+fn said_of(config: &Value, lists: &[String], index: u32) -> String {
+    let mut said = String::new();
+    let mut say = |what: Option<String>| said.extend(what.map(|w| w + ";"));
+    for key in lists {
+        say(entry(config, key, index).map(|entry| entry.to_string()));
+    }
+    for key in &FAMILIES.letter_lists {
+        let letter = || config.get(key)?.as_str()?.chars().nth(index as usize);
+        say(letter().map(String::from));
+    }
+    for key in &FAMILIES.index_lists {
+        say(is_listed(config, key, index).map(|listed| listed.to_string()));
+    }
+    for key in &FAMILIES.leading_counts {
+        say(config.get(key).and_then(Value::as_u64).map(|n| (u64::from(index) < n).to_string()));
+    }
+    for keys in &FAMILIES.first_and_last {
+        say(is_within(config, keys, index).map(|within| within.to_string()));
+    }
+    say(has_step(config).then(|| is_dense(config, index).to_string()));
+    said
+}
+
+/// Lists with one entry a layer are cut like the layers, and those that loaders would make are written out. Gives their
+/// keys.
+fn cut_lists(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> Vec<String> {
     let mut keys: Vec<String> =
         part.iter().filter(|(key, value)| is_per_layer(key, value, count)).map(|(key, _)| key.clone()).collect();
     keys.extend(taken.iter().filter_map(|t| Some(FAMILIES.implied_list(t.config)?.list.clone())));
@@ -94,7 +136,7 @@ fn cut_lists(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> 
             part.insert(key.clone(), Value::Array(list));
         }
     }
-    !keys.is_empty()
+    keys
 }
 
 fn entry(config: &Value, key: &str, index: u32) -> Option<Value> {
@@ -120,8 +162,7 @@ fn is_per_layer(key: &str, value: &Value, count: u32) -> bool {
 }
 
 /// The same for texts with one letter a layer.
-fn cut_letters(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -> bool {
-    let mut found = false;
+fn cut_letters(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) {
     for key in &FAMILIES.letter_lists {
         let letters = |config: &Value| -> Option<Vec<char>> { Some(config.get(key)?.as_str()?.chars().collect()) };
         if part.get(key).and_then(Value::as_str).is_none_or(|text| text.chars().count() != count as usize) {
@@ -130,77 +171,71 @@ fn cut_letters(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) -
         let cut: Option<String> = taken.iter().map(|t| letters(t.config)?.get(t.index as usize).copied()).collect();
         if let Some(cut) = cut {
             part[key] = Value::from(cut);
-            found = true;
         }
     }
-    found
+}
+
+const STEP: &str = "decoder_sparse_step";
+const DENSE: &str = "mlp_only_layers";
+
+fn has_step(config: &Value) -> bool {
+    config.get(STEP).and_then(Value::as_u64).is_some_and(|step| step > 1)
+}
+
+/// Where every n-th layer has experts: whether this one, by its number or the list of exceptions, has none.
+fn is_dense(config: &Value, index: u32) -> bool {
+    let step = config.get(STEP).and_then(Value::as_u64).unwrap_or(1).max(1);
+    is_listed(config, DENSE, index) == Some(true) || !(u64::from(index) + 1).is_multiple_of(step)
 }
 
 /// Where every n-th layer has experts, the dense ones are listed instead: `(i + 1) % decoder_sparse_step` is of the number
 /// that a layer had.
-fn list_dense_layers(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
-    const STEP: &str = "decoder_sparse_step";
-    const DENSE: &str = "mlp_only_layers";
+fn list_dense_layers(part: &mut Map<String, Value>, taken: &[Taken<'_>]) {
     if part.get(STEP).and_then(Value::as_u64).is_none_or(|step| step < 2) {
-        return false;
+        return;
     }
-    let is_dense = |t: &Taken<'_>| {
-        let step = t.config.get(STEP).and_then(Value::as_u64).unwrap_or(1).max(1);
-        let listed = t.config.get(DENSE).and_then(Value::as_array);
-        let is_listed = listed.is_some_and(|list| list.iter().any(|i| i.as_u64() == Some(u64::from(t.index))));
-        is_listed || !(u64::from(t.index) + 1).is_multiple_of(step)
-    };
-    let dense: Vec<Value> =
-        taken.iter().enumerate().filter(|(_, t)| is_dense(t)).map(|(i, _)| Value::from(i)).collect();
     part[STEP] = Value::from(1);
-    part.insert(DENSE.to_owned(), dense.into());
-    true
+    part.insert(DENSE.to_owned(), places(taken, |t| is_dense(t.config, t.index)).into());
 }
 
-/// Lists of the numbers of layers. Whether there were any.
-fn renumber_index_lists(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
-    let mut found = false;
+/// The places of those layers that it is true of.
+fn places(taken: &[Taken<'_>], is_true: impl Fn(&Taken<'_>) -> bool) -> Vec<Value> {
+    taken.iter().enumerate().filter(|(_, t)| is_true(t)).map(|(i, _)| Value::from(i)).collect()
+}
+
+/// Whether a list of layers' numbers has this one; `None` where there is no such list, nor a rule that makes one.
+fn is_listed(config: &Value, key: &str, index: u32) -> Option<bool> {
+    match config.get(key).and_then(Value::as_array) {
+        Some(list) => Some(list.iter().any(|i| i.as_u64() == Some(u64::from(index)))),
+        None => FAMILIES.implied_index_list(config, key).map(|implied| implied.has(config, index)),
+    }
+}
+
+fn renumber_index_lists(part: &mut Map<String, Value>, taken: &[Taken<'_>]) {
     for key in &FAMILIES.index_lists {
-        if !part.get(key).is_some_and(Value::is_array) {
-            continue;
+        if taken.iter().any(|t| is_listed(t.config, key, t.index).is_some()) {
+            part.insert(key.clone(), places(taken, |t| is_listed(t.config, key, t.index) == Some(true)).into());
         }
-        let is_listed = |t: &Taken<'_>| {
-            let list = t.config.get(key).and_then(Value::as_array);
-            list.is_some_and(|list| list.iter().any(|i| i.as_u64() == Some(u64::from(t.index))))
-        };
-        let listed = taken.iter().enumerate().filter(|(_, t)| is_listed(t)).map(|(i, _)| Value::from(i));
-        let listed: Vec<Value> = listed.collect();
-        // an empty list says nothing of how layers differ
-        found |= !listed.is_empty();
-        part[key] = listed.into();
     }
-    found
 }
 
-/// The first and the last layer of another kind. Whether the config names them.
-fn set_bounds(part: &mut Map<String, Value>, taken: &[Taken<'_>]) -> bool {
-    let mut found = false;
+/// Whether a layer lies between the first and the last of another kind; `None` where a config does not name them.
+fn is_within(config: &Value, keys: &FirstAndLast, index: u32) -> Option<bool> {
+    let bound = |key: &str| config.get(key).and_then(Value::as_u64);
+    Some((bound(&keys.first)?..=bound(&keys.last)?).contains(&u64::from(index)))
+}
+
+fn set_bounds(part: &mut Map<String, Value>, taken: &[Taken<'_>]) {
     for keys in &FAMILIES.first_and_last {
-        let bound = |config: &Value, key: &str| config.get(key).and_then(Value::as_u64);
-        let is_within = |t: &&Taken<'_>| {
-            let within = |n: u64| Some(bound(t.config, &keys.first)? <= n && n <= bound(t.config, &keys.last)?);
-            within(u64::from(t.index)) == Some(true)
-        };
-        if !part.contains_key(&keys.first) || !part.contains_key(&keys.last) {
+        if !part.contains_key(&keys.first) {
             continue;
         }
-        let places: Vec<usize> = (0..taken.len()).filter(|i| is_within(&&taken[*i])).collect();
+        let places = places(taken, |t| is_within(t.config, keys, t.index) == Some(true));
         if let (Some(first), Some(last)) = (places.first(), places.last()) {
-            part[&keys.first] = Value::from(*first);
-            part[&keys.last] = Value::from(*last);
-            found = true;
+            part.insert(keys.first.clone(), first.clone());
+            part.insert(keys.last.clone(), last.clone());
         }
     }
-    found
-}
-
-fn has_leading(part: &Map<String, Value>) -> bool {
-    FAMILIES.leading_counts.iter().any(|key| part.get(key).and_then(Value::as_u64).is_some_and(|n| n > 0))
 }
 
 /// A count of first layers of another kind must go on counting exactly those.
@@ -321,6 +356,24 @@ mod tests {
         assert_eq!(told(&letters, &[3, 0]).0["hybrid_override_pattern"], "XM");
         let repeating = json!({"num_hidden_layers": 4, "block_types": ["r", "a"]});
         assert_eq!(told(&repeating, &[1, 2, 3]).0["block_types"], json!(["a", "r", "a"]));
+    }
+
+    #[test]
+    fn a_list_that_does_not_go_with_the_tensors_explains_nothing() {
+        let kind =
+            |i: u32| -> Kind<'static> { Kind::new(if i == 0 { Vec::new() } else { vec![("norm.weight", &[2])] }) };
+        let moved = |source: &Value, layers: &[u32]| {
+            let mut layers = taken(source, layers);
+            layers.iter_mut().for_each(|t| t.kind = kind(t.index));
+            set_depth(&mut source.clone(), &module(4), &layers, &|i| Some(kind(i)))
+        };
+        let all_alike = json!({"num_hidden_layers": 4, "layer_types": ["a", "a", "a", "a"]});
+        assert!(matches!(&moved(&all_alike, &[1, 3])[..], [Unfit::Broken(_)]));
+        assert_eq!(moved(&all_alike, &[0, 3]), []);
+        let told = json!({"num_hidden_layers": 4, "layer_types": ["b", "a", "a", "a"]});
+        assert_eq!(moved(&told, &[1, 3]), []);
+        let leading = json!({"num_hidden_layers": 4, "first_k_dense_replace": 1});
+        assert_eq!(moved(&leading, &[1, 3]), []);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(crate) struct Families {
     pub periods: Vec<String>,
     /// Lists with one entry a layer that loaders make where a config has none.
     implied_lists: Vec<ImpliedList>,
+    /// Lists of layers' numbers that loaders make where a config has none.
+    implied_index_lists: Vec<ImpliedIndexList>,
     /// Lists that repeat over the layers.
     pub repeating_lists: Vec<String>,
     /// Texts with one letter a layer.
@@ -98,11 +100,31 @@ pub(crate) struct ImpliedList {
 impl ImpliedList {
     /// The entry of layer `index`.
     pub fn entry(&self, config: &Value, index: u32) -> Value {
-        let said = self.intervals.iter().find_map(|key| config.get(key)?.as_u64());
-        let interval = said.unwrap_or(self.default).max(1);
-        let is_other = (u64::from(index) + self.offset).is_multiple_of(interval);
+        let is_other = is_nth(config, &self.intervals, self.default, self.offset, index);
         if is_other { self.at.clone() } else { self.otherwise.clone() }
     }
+}
+
+/// Every few layers one is in a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ImpliedIndexList {
+    types: Vec<String>,
+    list: String,
+    intervals: Vec<String>,
+    default: u64,
+    offset: u64,
+}
+
+impl ImpliedIndexList {
+    pub fn has(&self, config: &Value, index: u32) -> bool {
+        is_nth(config, &self.intervals, self.default, self.offset, index)
+    }
+}
+
+fn is_nth(config: &Value, intervals: &[String], default: u64, offset: u64, index: u32) -> bool {
+    let said = intervals.iter().find_map(|key| config.get(key)?.as_u64());
+    (u64::from(index) + offset).is_multiple_of(said.unwrap_or(default).max(1))
 }
 
 #[derive(Debug, Deserialize)]
@@ -142,6 +164,14 @@ impl Families {
         let model_type = config.get("model_type")?.as_str()?;
         let implied = self.implied_lists.iter().find(|p| p.types.iter().any(|t| t == model_type))?;
         config.get(&implied.list).is_none_or(Value::is_null).then_some(implied)
+    }
+
+    /// The rule of a list of layers' numbers, where this config has no such list.
+    pub fn implied_index_list(&self, config: &Value, list: &str) -> Option<&ImpliedIndexList> {
+        let model_type = config.get("model_type")?.as_str()?;
+        let of_type = |l: &&ImpliedIndexList| l.list == list && l.types.iter().any(|t| t == model_type);
+        let implied = self.implied_index_lists.iter().find(of_type)?;
+        config.get(list).is_none_or(Value::is_null).then_some(implied)
     }
 
     pub fn shares_layers(&self, model_type: &str) -> bool {

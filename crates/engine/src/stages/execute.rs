@@ -134,8 +134,10 @@ fn told(name: &str, kept: bool, artifact: &Artifact) -> Result<Value, ExecuteErr
     let text = std::fs::read(&path).map_err(ExecuteError::io(&path))?;
     let manifest: Value = serde_json::from_slice(&text).map_err(|e| ExecuteError::io(&path)(e.into()))?;
     let mut told = json!({"name": name, "kept": kept});
-    for key in ["plan_digest", "method", "seed", "recipe", "inputs", "tensors", "parameters"] {
-        told[key] = manifest[key].clone();
+    for key in ["plan_digest", "method", "seed", "recipe", "inputs", "tensors", "parameters", "adapter"] {
+        if let Some(value) = manifest.get(key) {
+            told[key] = value.clone();
+        }
     }
     Ok(told)
 }

@@ -4,8 +4,8 @@ use recipe::{ModelRef, Refusal, Stage};
 use serde_json::{Value, json};
 
 use super::{Found, INPUTS_MAX, OpenStages, PlannedStage, StagedPlan, TENSORS_MAX};
-use crate::sources::architecture;
-use crate::sources::{Source, StageSource};
+use crate::plan::Product;
+use crate::sources::{Source, StageSource, architecture};
 use crate::{Plan, Settings, Sources, artifact};
 
 impl OpenStages {
@@ -84,6 +84,13 @@ impl PlannedStage {
             let problem = of.recipe.positions.problem(&pointer.unwrap_or_default(), "invalid_checkpoint", detail);
             Refusal::from(problem)
         };
+        if !matches!(self.plan.product, Product::Model) {
+            let detail = format!(
+                "stage {:?} makes an adapter, which cannot be merged as a model; `{}` must be the last document, or kept",
+                model.path, self.plan.about.name
+            );
+            return Err(refused(detail));
+        }
         let checkpoint = artifact::planned(&self.plan, &self.sources)
             .map_err(|error| refused(format!("stage {:?}: {error}", model.path)))?;
         if checkpoint.files.is_empty() {
