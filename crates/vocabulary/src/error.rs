@@ -15,6 +15,8 @@ pub enum VocabularyError {
     UnsupportedType { found: String },
     #[error("tokenizer.json is malformed: {what}; save the tokenizer again with its own library")]
     Malformed { what: String },
+    #[error("tokenizer.model is malformed: {what}; save the tokenizer again with its own library")]
+    MalformedModel { what: String },
     #[error("none of its tokens has a row in the embedding of {rows} rows; take the tokenizer of another model")]
     NoTokens { rows: u32 },
     #[error(

@@ -10,6 +10,8 @@ mod input;
 mod join;
 mod merge;
 mod rows;
+mod sentencepiece;
+pub mod special;
 mod spelling;
 mod strip;
 mod template;
@@ -18,6 +20,7 @@ pub use error::VocabularyError;
 pub use input::token_ids;
 pub use merge::{OutputVocabulary, Tokenizer, merge};
 pub use rows::RowSource;
+pub use sentencepiece::from_sentencepiece;
 pub use template::{ChatTemplate, check as check_template, markers, most_frequent, template_in};
 
 /// Named limits of a vocabulary.
@@ -28,6 +31,12 @@ pub mod limits {
     pub const TOKENS_NAMED_MAX: usize = 5;
     /// Characters of a piece whose merges are looked for: longer ones are rulers and runs of blanks.
     pub const PIECE_SYMBOLS_MAX: usize = 64;
+    /// Bytes of one piece of a SentencePiece model: each way to split it is looked up.
+    pub const PIECE_BYTES_MAX: usize = 256;
+    /// Bytes of a `tokenizer.model`: the largest in use have some five million.
+    pub const SENTENCEPIECE_BYTES_MAX: usize = 32 * 1024 * 1024;
+    /// Ways to make the pieces of a SentencePiece model by merging two: two for each piece are usual.
+    pub const MERGES_MAX: usize = 1_000_000;
     /// Bytes of one chat template: the longest in use have some 30 thousand.
     pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
     /// Bytes of one of them.
