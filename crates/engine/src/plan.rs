@@ -412,11 +412,8 @@ impl Planner<'_> {
         place_tasks(&mut tasks, &shards);
         let donor = self.donor();
         let tokenizer_donor = tokens.as_ref().map_or(donor, |t| t.donor);
-        if let Some(tokens) = &tokens {
-            tokens.set_config(&mut config, &self.sources.list[tokenizer_donor].checkpoint.config);
-        }
         let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
-        let made = self.tokenizer_files(tokenizer_donor, tokens.as_ref(), template);
+        let made = self.tokenizer_files(&mut config, donor, tokens.as_ref(), template);
         let held_bytes = self.factor_bytes(settings);
         let mut plan = Plan {
             about: self.about,

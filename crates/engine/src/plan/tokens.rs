@@ -3,18 +3,19 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use checkpoint::{TensorPlace, is_mergeable};
+use checkpoint::{Access, TensorPlace, is_mergeable};
 use recipe::{TokenizerRecipe, TokenizerSource};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
+use vocabulary::special::Moved;
 use vocabulary::{OutputVocabulary, Tokenizer};
 
 use super::drafts::Draft;
 use super::{Planner, TaskInput, drafts};
+use crate::beside::bytes;
 use crate::rows::Gather;
 use crate::{Source, layers};
 
 pub(super) const SIZE_KEYS: &[&str] = &["/vocab_size", "/text_config/vocab_size"];
-const ID_KEYS: &[&str] = &["bos_token_id", "eos_token_id", "pad_token_id"];
 
 /// What the output's vocabulary tensors and tokenizer files follow.
 #[derive(Debug)]
@@ -24,6 +25,10 @@ pub(crate) struct Tokens {
     rows: Vec<u32>,
     /// The source whose tokenizer files are carried.
     pub donor: usize,
+    /// Whether the output's tokenizer is not that of the donor as it is.
+    pub is_made: bool,
+    /// What the ids in the config of the output's donor are in the output.
+    pub moved: Moved,
     /// SHA-256 of each source's tokenizer.json: rows follow all of them.
     pub digests: Vec<String>,
 }
@@ -39,12 +44,17 @@ impl Planner<'_> {
                 for note in &output.notes {
                     self.warnings.push(self.recipe.positions.problem("/tokenizer", "vocabulary", note));
                 }
-                let rows = tokenizers.iter().map(|t| t.rows).collect();
-                let digests = tokenizers
-                    .iter()
-                    .map(|t| checkpoint::digest_bytes(t.tokenizer_json.to_string().as_bytes()))
-                    .collect();
-                Some(Tokens { output: Arc::new(output), rows, donor: self.tokenizer_donor(recipe, base), digests })
+                let donor = self.tokenizer_donor(recipe, base);
+                let same_below = if donor == base { output.rows } else { 0 };
+                let moved = Moved::between(&tokenizers[base].tokenizer_json, &output.tokenizer_json, same_below);
+                Some(Tokens {
+                    rows: tokenizers.iter().map(|t| t.rows).collect(),
+                    donor,
+                    is_made: output.tokenizer_json != tokenizers[donor].tokenizer_json,
+                    moved: moved.expect("both were read when they were merged"),
+                    digests: tokenizers.iter().map(digest).collect(),
+                    output: Arc::new(output),
+                })
             }
             Err(error) => {
                 self.error("/tokenizer", "invalid_vocabulary", error.to_string());
@@ -63,7 +73,7 @@ impl Planner<'_> {
     fn tokenizer(&mut self, index: usize) -> Option<Tokenizer> {
         let source = &self.sources.list[index];
         let model = source.model.to_string();
-        let found = source.checkpoint.json("tokenizer.json", &self.sources.access);
+        let found = tokenizer_json(source, &self.sources.access);
         match (found, vocabulary_rows(source)) {
             (Ok(Some(tokenizer_json)), Some(rows)) => {
                 Some(Tokenizer { model: source.model.clone(), tokenizer_json, rows })
@@ -77,7 +87,7 @@ impl Planner<'_> {
                     "/tokenizer",
                     "invalid_checkpoint",
                     format!(
-                        "model {model:?} has no tokenizer.json, which the `tokenizer` section needs of every model"
+                        "model {model:?} has no tokenizer.json and no tokenizer.model, one of which the `tokenizer` section needs of every model"
                     ),
                 );
                 None
@@ -133,19 +143,38 @@ impl Tokens {
         !self.output.is_identity && layers::is_vocabulary(&draft.name) && draft.inputs.iter().any(is_full)
     }
 
-    /// The size of the vocabulary, and where another model gives the tokenizer, its special tokens.
-    pub fn set_config(&self, config: &mut Value, donor_config: &Value) {
+    pub fn set_size(&self, config: &mut Value) {
         for key in SIZE_KEYS {
             if let Some(size) = config.pointer_mut(key) {
                 *size = json!(self.output.rows);
             }
         }
-        for key in ID_KEYS {
-            if let Some(id) = donor_config.get(key) {
-                config[*key] = id.clone();
-            }
-        }
     }
+}
+
+fn digest(tokenizer: &Tokenizer) -> String {
+    checkpoint::digest_bytes(tokenizer.tokenizer_json.to_string().as_bytes())
+}
+
+/// The tokenizer.json of a source, made from its tokenizer.model where it has none.
+pub(super) fn tokenizer_json(source: &Source, access: &Access) -> Result<Option<Value>, String> {
+    let json = |name: &str| source.checkpoint.json(name, access).map_err(|error| error.to_string());
+    if let Some(found) = json("tokenizer.json")? {
+        return Ok(Some(found));
+    }
+    let max = vocabulary::limits::SENTENCEPIECE_BYTES_MAX as u64;
+    let Some(bytes) = bytes(source, "tokenizer.model", max, access) else { return Ok(None) };
+    let mut config = json("tokenizer_config.json")?.filter(Value::is_object).unwrap_or_else(|| json!({}));
+    if config.get("added_tokens_decoder").is_none() {
+        config["added_tokens_decoder"] = added_since(&json("added_tokens.json")?.unwrap_or_default());
+    }
+    vocabulary::from_sentencepiece(&bytes, Some(&config)).map(Some).map_err(|error| error.to_string())
+}
+
+/// Older tokenizers list what was added in a file of its own, by token.
+fn added_since(added_tokens: &Value) -> Value {
+    let listed = added_tokens.as_object().into_iter().flatten();
+    listed.map(|(token, id)| (id.to_string(), json!({"content": token, "special": true}))).collect::<Map<_, _>>().into()
 }
 
 /// Rows of a source's embedding; its config may say less than the truth where they are padded.
