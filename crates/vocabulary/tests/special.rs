@@ -1,7 +1,5 @@
 //! Ids and names of special tokens follow the merged vocabulary.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-
 use serde_json::{Value, json};
 use vocabulary::special::{Moved, disagreements, list_added, move_ids, retain_names, take_roles};
 use vocabulary::token_ids;
