@@ -239,7 +239,8 @@ fn an_older_file_does_not_contradict_itself() {
     let read =
         |little: bool, storages: &[(&str, u64)]| TorchFile::read(&legacy(&pickle, little, storages).as_slice(), "x");
     assert_eq!(read(true, &[("0", 24)]).unwrap().tensors[0].bytes, 96);
-    let cases: [(bool, &[(&str, u64)], &str); 7] = [
+    type Storages<'a> = &'a [(&'a str, u64)];
+    let cases: [(bool, Storages<'_>, &str); 7] = [
         (false, &[("0", 24)], "little-endian"),
         (true, &[("0", 23)], "contradicts itself about storage \"0\""),
         (true, &[("0", 25)], "is cut off"),
