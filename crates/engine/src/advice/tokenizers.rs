@@ -1,8 +1,10 @@
 //! Vocabularies of one size whose ids mean other tokens.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader};
 
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Advice, Opened};
 use crate::Source;
@@ -31,8 +33,8 @@ pub(super) fn differ(opened: &Opened<'_>) -> Vec<Advice> {
             continue;
         };
         left -= of_other.bytes;
-        let expected = known.get_or_insert_with(|| tokens(opened, first));
-        if let Some(difference) = difference(expected, &tokens(opened, other)) {
+        let expected = known.get_or_insert_with(|| tokens(&file));
+        if let Some(difference) = difference(expected, &tokens(&of_other)) {
             found.push(Advice { pointer: pointer.clone(), detail: difference.told(first) });
         }
     }
@@ -47,13 +49,29 @@ struct File {
 impl File {
     fn of(opened: &Opened<'_>, source: &Source) -> Option<File> {
         let path = opened.sources.access.resolve_file(&source.checkpoint.dir.join(TOKENIZER)).ok()?;
-        let bytes = std::fs::metadata(&path).ok()?.len();
+        let bytes = fs::metadata(&path).ok()?.len();
         Some(File { path, bytes })
     }
 
     fn is_same(&self, other: &File) -> bool {
-        let digest = |file: &File| checkpoint::digest_file(&file.path).ok();
-        self.path == other.path || (self.bytes == other.bytes && digest(self) == digest(other))
+        self.path == other.path || (self.bytes == other.bytes && self.has_bytes_of(other).unwrap_or(false))
+    }
+
+    fn has_bytes_of(&self, other: &File) -> std::io::Result<bool> {
+        let (mut a, mut b) =
+            (BufReader::new(fs::File::open(&self.path)?), BufReader::new(fs::File::open(&other.path)?));
+        loop {
+            let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+            let common = left.len().min(right.len());
+            if left[..common] != right[..common] {
+                return Ok(false);
+            }
+            if common == 0 {
+                return Ok(left.len() == right.len());
+            }
+            a.consume(common);
+            b.consume(common);
+        }
     }
 }
 
@@ -84,20 +102,82 @@ fn difference(expected: &BTreeMap<u64, String>, found: &BTreeMap<u64, String>) -
 }
 
 /// Tokens by id, as far as they can be read.
-fn tokens(opened: &Opened<'_>, source: &Source) -> BTreeMap<u64, String> {
-    let Ok(Some(tokenizer)) = source.checkpoint.json(TOKENIZER, &opened.sources.access) else { return BTreeMap::new() };
-    let mut tokens = BTreeMap::new();
-    match tokenizer.pointer("/model/vocab") {
-        Some(Value::Object(vocab)) => {
-            tokens.extend(vocab.iter().filter_map(|(token, id)| Some((id.as_u64()?, token.clone()))));
-        }
-        Some(Value::Array(pieces)) => {
-            let piece = |piece: &Value| piece.get(0)?.as_str().map(str::to_owned);
-            tokens.extend(pieces.iter().enumerate().filter_map(|(id, p)| Some((id as u64, piece(p)?))));
-        }
-        _ => {}
-    }
-    let added = tokenizer.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    tokens.extend(added.filter_map(|t| Some((t.get("id")?.as_u64()?, t.get("content")?.as_str()?.to_owned()))));
+fn tokens(file: &File) -> BTreeMap<u64, String> {
+    let parsed = fs::read(&file.path).ok().and_then(|text| serde_json::from_slice::<Tokenizer>(&text).ok());
+    let Some(tokenizer) = parsed else { return BTreeMap::new() };
+    let mut tokens = tokenizer.model.vocab.0;
+    tokens.extend(tokenizer.added_tokens.into_iter().map(|added| (added.id, added.content)));
     tokens
+}
+
+/// The parts of a tokenizer.json that say what ids mean; merges, most of such a file, are passed over.
+#[derive(serde::Deserialize)]
+struct Tokenizer {
+    model: Model,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(serde::Deserialize)]
+struct Model {
+    vocab: Vocabulary,
+}
+
+#[derive(serde::Deserialize)]
+struct Added {
+    id: u64,
+    content: String,
+}
+
+/// A map of tokens to ids, or a list of tokens with their scores.
+struct Vocabulary(BTreeMap<u64, String>);
+
+impl<'de> Deserialize<'de> for Vocabulary {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Vocabulary, D::Error> {
+        deserializer.deserialize_any(VocabularyVisitor).map(Vocabulary)
+    }
+}
+
+struct VocabularyVisitor;
+
+impl<'de> Visitor<'de> for VocabularyVisitor {
+    type Value = BTreeMap<u64, String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map or a list of tokens")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut tokens = BTreeMap::new();
+        while let Some((token, id)) = entries.next_entry()? {
+            tokens.insert(id, token);
+        }
+        Ok(tokens)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut pieces: A) -> Result<Self::Value, A::Error> {
+        let mut tokens = BTreeMap::new();
+        while let Some((token, _score)) = pieces.next_element::<(String, f64)>()? {
+            tokens.insert(tokens.len() as u64, token);
+        }
+        Ok(tokens)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_a_vocabulary_are_read() {
+        let map = r#"{"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": [["a", "b"]]}, "added_tokens": [{"id": 2, "content": "c", "special": true}]}"#;
+        let list = r#"{"model": {"type": "Unigram", "vocab": [["a", 0.0], ["b", -1.5], ["c", -2]]}}"#;
+        let expected: BTreeMap<u64, String> = (0..).zip(["a", "b", "c"].map(str::to_owned)).collect();
+        let dir = tempfile::tempdir().unwrap();
+        for text in [map, list] {
+            let path = dir.path().join(TOKENIZER);
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(tokens(&File { path, bytes: 0 }), expected);
+        }
+    }
 }
