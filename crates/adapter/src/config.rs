@@ -43,6 +43,7 @@ const OF_TRAINING: &[&str] = &[
     "lora_bias",
     "lora_dropout",
     "lora_ga_config",
+    "megatron_core",
     "modules_to_save",
     "peft_version",
     "qalora_group_size",

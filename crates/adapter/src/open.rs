@@ -172,13 +172,17 @@ impl<'a> Parts<'a> {
                 return Err(error(format!("has a {what} of another length than its {height} outputs")));
             }
         }
+        let scale = config.scale_of(name, rank);
+        if !(scale as f32).is_finite() {
+            return Err(error(format!("has the scale {scale}, which is too large")));
+        }
         if kind == ModuleKind::Embedding && (self.bias.is_some() || self.magnitude.is_some()) {
             return Err(error("is an embedding with a bias or DoRA, which is not supported".into()));
         }
         Ok(Module {
             kind,
             rank,
-            scale: config.scale_of(name, rank),
+            scale,
             factors: Factors { a: a.clone(), b: b.clone() },
             bias: self.bias.cloned(),
             magnitude: self.magnitude.cloned(),

@@ -29,6 +29,7 @@ pub use artifact::{Artifact, ArtifactFile};
 pub use backend::Backend;
 pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
+pub use lora::kinds::adapter_methods;
 pub use plan::{
     Plan, PlanSummary, PlannedModel, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan,
 };

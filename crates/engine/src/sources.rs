@@ -150,6 +150,13 @@ type Reason = (&'static str, String);
 
 fn open(model: &ModelRef, access: &Access) -> Result<Source, Reason> {
     let dir = directory(model, access)?;
+    if adapter::is_adapter(&dir) {
+        let path = &model.path;
+        let detail = format!(
+            "model {path:?} is a LoRA adapter; write `model: MODEL+{path}` to merge a model with it, or merge adapters with adapters alone"
+        );
+        return Err(("invalid_checkpoint", detail));
+    }
     let mut checkpoint = Checkpoint::open(&dir, access)
         .map_err(|error| ("invalid_checkpoint", format!("model {:?}: {error}", model.path)))?;
     let applied = model.lora.as_deref().map(|lora| open_adapter(lora, access, &mut checkpoint)).transpose()?;

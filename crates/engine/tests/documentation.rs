@@ -1,4 +1,4 @@
-//! `docs/methods.md` is made from the registry, so that it cannot tell another story.
+//! `docs/methods.md` and `docs/adapters.md` are made from the registry, so that they cannot tell another story.
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
@@ -9,11 +9,20 @@ const END: &str = "<!-- made from the registry: end -->\n";
 
 #[test]
 fn the_methods_page_is_current() {
-    let path = testkit::workspace().join("docs/methods.md");
+    assert_current("docs/methods.md", METHODS.iter().map(|m| m.about()).collect());
+}
+
+#[test]
+fn the_page_of_adapters_is_current() {
+    assert_current("docs/adapters.md", engine::adapter_methods());
+}
+
+fn assert_current(path: &str, abouts: Vec<About>) {
+    let path = testkit::workspace().join(path);
     let page = std::fs::read_to_string(&path).unwrap();
     let (before, rest) = page.split_once(BEGIN).unwrap();
     let (_, after) = rest.split_once(END).unwrap();
-    let current = format!("{before}{BEGIN}{}{END}{after}", made());
+    let current = format!("{before}{BEGIN}{}{END}{after}", made(&abouts));
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, &current).unwrap();
     }
@@ -23,14 +32,12 @@ fn the_methods_page_is_current() {
     );
 }
 
-fn made() -> String {
+fn made(abouts: &[About]) -> String {
     let mut text = String::from("\n");
-    for about in METHODS.iter().map(|m| m.about()) {
+    for about in abouts {
         text += &format!("- [`{}`](#{}): {}\n", about.name, about.name, about.title);
     }
-    for about in METHODS.iter().map(|m| m.about()) {
-        text += &section(&about);
-    }
+    text.extend(abouts.iter().map(section));
     text
 }
 

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
 use checkpoint::{Access, Dtype};
-use engine::{Observer, Plan, Settings, Sources};
+use engine::{Observer, Plan, Progress, Settings, Sources};
 use recipe::{Recipe, Refusal};
 use serde_json::{Value, json};
 use testkit::{Tensor, TinyCheckpoint, read_checkpoint};
@@ -40,8 +41,13 @@ impl Models {
         let settings = Settings { threads, ..Settings::default() };
         let (plan, sources) = self.plan(recipe, &settings).unwrap_or_else(|refusal| panic!("{refusal}"));
         let out = self.dir.path().join(out);
-        let cancel = AtomicBool::new(false);
-        engine::execute(&plan, &sources, recipe, &out, &Observer { on_progress: &|_| {}, cancel: &cancel }).unwrap();
+        let (last, cancel) = (Mutex::new(None), AtomicBool::new(false));
+        let watch = |progress: Progress| *last.lock().unwrap() = Some(progress);
+        engine::execute(&plan, &sources, recipe, &out, &Observer { on_progress: &watch, cancel: &cancel }).unwrap();
+        if recipe.starts_with("merge_method: extract_lora") {
+            let last = last.into_inner().unwrap().unwrap();
+            assert_eq!((last.tensors_done, last.bytes_done), (last.tensors_total, last.bytes_total));
+        }
         out
     }
 
@@ -232,7 +238,7 @@ fn what_does_not_fit_the_memory_is_refused_and_the_peak_is_told() {
     let (plan, _) = models.plan(&extraction("rank: 2"), &Settings::default()).unwrap();
     assert!(plan.summary(false).memory_bytes > 0);
     let little = Settings { memory: 1000, ..Settings::default() };
-    let refusal = models.plan(&extraction("rank: 2"), &little).err().unwrap().to_string();
+    let refusal = models.plan(&extraction("rank: 2"), &little).unwrap_err().to_string();
     assert!(refusal.contains("--memory"), "{refusal}");
 }
 
@@ -248,6 +254,11 @@ fn recipes_that_name_no_difference_are_refused() {
         (&extraction("rank: 0, save: false"), "nothing is left"),
         (&extraction("rnak: 3"), "did you mean `rank`"),
         (&extraction("energy: 2"), "between 0 and 1"),
+        (&(extraction("rank: 2") + "tokenizer: {source: base}\n"), "remove `tokenizer`"),
+        (
+            "merge_method: extract_lora\nbase_model: base\nslices: [{sources: [{model: tuned, layer_range: [0, 1]}, {model: base, layer_range: [0, 1]}]}]\n",
+            "whole model",
+        ),
     ] {
         let refusal = models.plan(recipe, &Settings::default()).expect_err("refused").to_string();
         assert!(refusal.contains(expected), "{refusal}");

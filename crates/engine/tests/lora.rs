@@ -77,7 +77,7 @@ impl Setup {
     }
 
     fn refused(&self, recipe: &str) -> String {
-        self.plan(recipe).err().expect("refused").to_string()
+        self.plan(recipe).expect_err("refused").to_string()
     }
 
     fn of_base(&self, name: &str) -> Tensor {
@@ -300,6 +300,7 @@ fn what_an_adapter_holds_and_nobody_understands_is_refused_by_name() {
         ),
         (Setup::new().tensor(&format!("{UP}.lora_A.weight"), &[3, 8]), "factor B"),
         (Setup::new().up().config(json!({"r": 4})), "rank 3"),
+        (Setup::new().up().config(json!({"lora_alpha": 1e300})), "too large"),
         (Setup::new().up().config(json!({"layer_replication": [[0, 1]]})), "layer_replication"),
         (
             Setup::new()

@@ -72,7 +72,8 @@ impl Delta {
         let factor = |(index, wanted): (usize, &f32)| {
             self.read_values(checkpoint, place, factors, (index * self.columns) as u64, &mut row)?;
             let square: f64 = row.iter().map(|x| f64::from(*x) * f64::from(*x)).sum();
-            Ok((f64::from(*wanted) / square.sqrt()) as f32)
+            // a row of zeros has no direction to be given a length in
+            Ok(if square > 0.0 { (f64::from(*wanted) / square.sqrt()) as f32 } else { 0.0 })
         };
         wanted.iter().enumerate().map(factor).collect()
     }

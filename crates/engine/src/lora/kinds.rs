@@ -3,7 +3,7 @@
 use super::mixing::Mixing;
 use crate::methods::{About, Base, Cost, Default, Inputs, Kind, Parameter, Scope};
 
-pub const EXTRACT: &str = "extract_lora";
+pub(crate) const EXTRACT: &str = "extract_lora";
 
 /// Rank where a recipe names none.
 const RANK_BY_DEFAULT: f64 = 128.0;
@@ -57,6 +57,11 @@ pub(crate) fn extraction() -> About {
             ),
         ],
     }
+}
+
+/// What recipes can make beside models, for documentation.
+pub fn adapter_methods() -> Vec<About> {
+    std::iter::once(extraction()).chain(MIXINGS.iter().map(|(_, mixing)| mixture_about(*mixing))).collect()
 }
 
 /// How adapters may be merged with each other.

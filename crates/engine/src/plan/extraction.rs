@@ -1,7 +1,7 @@
 //! The plan of an extraction: which modules are decomposed, which tensors are saved whole, and how large they can be.
 
 use checkpoint::{Dtype, ShardLayout, is_floating, is_mergeable, layout_shards};
-use recipe::Refusal;
+use recipe::{Content, Refusal};
 use serde_json::{Value, json};
 
 use super::drafts::{Draft, drafts};
@@ -64,6 +64,13 @@ struct Candidate {
 
 impl Planner<'_> {
     pub(super) fn extraction(mut self, text: Value, settings: &Settings) -> Result<Plan, Refusal> {
+        if matches!(self.recipe.content, Content::Slices(_)) {
+            self.error("/slices", "conflict", "an adapter is extracted from a whole model; write `models`");
+        }
+        if self.recipe.tokenizer.is_some() {
+            self.error("/tokenizer", "conflict", "an adapter has no vocabulary; remove `tokenizer`");
+        }
+        self.refuse_if_any()?;
         let drafts = drafts(&mut self);
         self.refuse_if_any()?;
         let mut making = Making { tasks: Vec::new(), items: Vec::new(), others: Vec::new(), peak: 0 };

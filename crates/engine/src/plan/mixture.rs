@@ -48,7 +48,9 @@ pub(crate) struct Share {
 impl<'a> Planner<'a> {
     pub(super) fn mixture(mut self, mixing: Mixing, text: Value, settings: &Settings) -> Result<Plan, Refusal> {
         let sources = self.sources;
-        let Some(adapters) = self.opened_adapters() else { return Err(self.refused()) };
+        let adapters = self.opened_adapters();
+        self.refuse_if_any()?;
+        let adapters = adapters.expect("a source that is no adapter was refused");
         self.agree(&adapters);
         self.refuse_if_any()?;
         let names: BTreeSet<&String> = adapters.iter().flat_map(|adapter| adapter.modules.keys()).collect();
@@ -78,10 +80,6 @@ impl<'a> Planner<'a> {
         let plan = self.finish(tasks, shards, json!({}), (None, None), text, settings);
         let plan = Plan { held_bytes, product: Product::Mixture(mixture), ..plan };
         Ok(Plan { digest: digest(&plan, sources), ..plan })
-    }
-
-    fn refused(&mut self) -> Refusal {
-        self.refuse_if_any().expect_err("called where a problem was found")
     }
 
     /// All inputs are adapters, which a recipe that was read without its models could not say.
