@@ -13,6 +13,8 @@ pub struct Config {
     pub scaling: Scaling,
     /// Weights of some modules lie as [in, out], as in GPT-2.
     pub fan_in_fan_out: bool,
+    /// Rows are brought to lengths of their own.
+    pub dora: bool,
     /// The model that the adapter was trained on, as its author named it.
     pub base_model: Option<String>,
     pub task_type: Option<String>,
@@ -50,7 +52,6 @@ const OF_TRAINING: &[&str] = &[
     "revision",
     "runtime_config",
     "target_modules",
-    "use_dora",
 ];
 
 /// What is computed another way than W + s B A.
@@ -82,6 +83,7 @@ impl Config {
             alpha: alpha(map)?,
             scaling: if flag(map, "use_rslora")? { Scaling::RankRoot } else { Scaling::Rank },
             fan_in_fan_out: flag(map, "fan_in_fan_out")?,
+            dora: flag(map, "use_dora")?,
             base_model: text(map, "base_model_name_or_path"),
             task_type: text(map, "task_type"),
             rank_pattern: pattern("rank_pattern")?,
@@ -143,6 +145,7 @@ fn unknown(map: &Map<String, Value>) -> Result<(), AdapterError> {
         "r",
         "rank_pattern",
         "task_type",
+        "use_dora",
         "use_rslora",
     ];
     let known = |key: &str| {

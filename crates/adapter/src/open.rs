@@ -176,6 +176,12 @@ impl<'a> Parts<'a> {
         if !(scale as f32).is_finite() {
             return Err(error(format!("has the scale {scale}, which is too large")));
         }
+        if config.dora != self.magnitude.is_some() {
+            let (said, found) = (config.dora, if config.dora { "no" } else { "a" });
+            return Err(error(format!(
+                "has {found} magnitude vector, and adapter_config.json says `\"use_dora\": {said}`"
+            )));
+        }
         if kind == ModuleKind::Embedding && (self.bias.is_some() || self.magnitude.is_some()) {
             return Err(error("is an embedding with a bias or DoRA, which is not supported".into()));
         }

@@ -183,6 +183,7 @@ fn plan_checked(
     };
     planner.architectures();
     planner.adapters();
+    planner.factors_fit(settings);
     planner.layers_and_files();
     match making {
         Making::Model(method) => planner.model(method, text, settings),

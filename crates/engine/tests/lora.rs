@@ -292,6 +292,19 @@ fn an_adapter_of_another_model_is_a_warning_when_it_fits_and_an_error_when_not()
 }
 
 #[test]
+fn factors_that_do_not_fit_the_memory_are_refused() {
+    let setup = Setup::new().up();
+    setup.write();
+    let access = Access::Under(vec![setup.dir.path().to_owned()]);
+    let recipe = Recipe::parse(PLAIN, false).unwrap();
+    let plan =
+        |memory: u64| engine::open_and_plan(&recipe, &access, &Settings { memory, threads: 2, ..Settings::default() });
+    assert!(plan(100).expect_err("refused").to_string().contains("--memory"));
+    let (least, most) = (plan(240).unwrap().0, setup.plan(PLAIN).unwrap().0);
+    assert!(least.summary(false).memory_bytes < most.summary(false).memory_bytes);
+}
+
+#[test]
 fn what_an_adapter_holds_and_nobody_understands_is_refused_by_name() {
     for (setup, expected) in [
         (
@@ -301,6 +314,15 @@ fn what_an_adapter_holds_and_nobody_understands_is_refused_by_name() {
         (Setup::new().tensor(&format!("{UP}.lora_A.weight"), &[3, 8]), "factor B"),
         (Setup::new().up().config(json!({"r": 4})), "rank 3"),
         (Setup::new().up().config(json!({"lora_alpha": 1e300})), "too large"),
+        (Setup::new().up().config(json!({"use_dora": true})), "magnitude"),
+        (Setup::new().up().tensor(&format!("{UP}.lora_magnitude_vector"), &[12]), "use_dora"),
+        (
+            Setup::new()
+                .up()
+                .tensor(&format!("transformer.{UP}.lora_A.weight"), &[3, 8])
+                .tensor(&format!("transformer.{UP}.lora_B.weight"), &[12, 3]),
+            "twice",
+        ),
         (Setup::new().up().config(json!({"layer_replication": [[0, 1]]})), "layer_replication"),
         (
             Setup::new()

@@ -139,6 +139,20 @@ fn core_space_of_the_plain_sum_loses_nothing() {
 }
 
 #[test]
+fn a_gradient_runs_over_the_layers() {
+    let adapters = Adapters::new();
+    let layer = |index: usize| Q.replace("layers.0", &format!("layers.{index}"));
+    let names: Vec<String> = (0..3).map(layer).collect();
+    let modules: Vec<(&str, usize, usize, usize)> = names.iter().map(|name| (name.as_str(), 8, 8, 2)).collect();
+    adapters.write("deep", &modules, json!({"r": 2, "lora_alpha": 2}));
+    let out = adapters.merge("merge_method: cat\nmodels: [{model: deep, parameters: {weight: [0, 1, 4]}}]\n");
+    for (name, weight) in names.iter().zip([0.0, 1.0, 4.0]) {
+        let expected: Vec<f64> = adapters.product("deep", name).iter().map(|x| weight * x).collect();
+        assert_near(&product(&out, name), &expected);
+    }
+}
+
+#[test]
 fn every_way_makes_the_same_bytes_again() {
     let adapters = Adapters::new();
     for (method, parameters) in [
@@ -170,7 +184,7 @@ fn every_way_makes_the_same_bytes_again() {
 fn what_has_no_meaning_for_adapters_is_refused_with_the_mend() {
     let adapters = Adapters::new();
     TinyCheckpoint::llama(1, Dtype::F32, 1).write(&adapters.dir.path().join("base"));
-    adapters.write("dora", &[(Q, 8, 8, 2)], json!({"r": 2, "lora_alpha": 2, "use_dora": true, "fan_in_fan_out": true}));
+    adapters.write("turned", &[(Q, 8, 8, 2)], json!({"r": 2, "lora_alpha": 2, "fan_in_fan_out": true}));
     adapters.write("wide", &[(Q, 8, 9, 2)], json!({"r": 2, "lora_alpha": 2}));
     for (recipe, expected) in [
         (of("linear", "b", ""), "several ranks"),
@@ -179,7 +193,7 @@ fn what_has_no_meaning_for_adapters_is_refused_with_the_mend() {
         (of("ties", "c", "density: 2"), "between 0 and 1"),
         (of("linear", "base", ""), "LoRA adapter"),
         (of("cat", "base", ""), "LoRA adapter"),
-        (of("cat", "dora", ""), "fan_in_fan_out"),
+        (of("cat", "turned", ""), "fan_in_fan_out"),
         (of("cat", "wide", ""), "another shape"),
         (of("cat", "b", "") + "base_model: base\n", "remove `base_model`"),
         ("merge_method: cat\nmodels: [{model: base}]\n".to_owned(), "model: MODEL+ADAPTER"),

@@ -53,10 +53,10 @@ pub(crate) fn open(dir: &Path, access: &Access, checkpoint: &mut Checkpoint) -> 
     for (name, module) in &modules {
         let target = target(checkpoint, name, "weight")?;
         let delta = weight_delta(name, module, target, file, config.fan_in_fan_out)?;
-        deltas.insert(start(target), delta);
+        add(&mut deltas, name, target, delta)?;
         if let Some(bias) = &module.bias {
             let target = self::target(checkpoint, name, "bias")?;
-            deltas.insert(start(target), bias_delta(name, module, bias, target, file)?);
+            add(&mut deltas, name, target, bias_delta(name, module, bias, target, file)?)?;
         }
     }
     let held = Mutex::default();
@@ -100,9 +100,11 @@ impl Applied {
         Ok(true)
     }
 
-    /// Bytes of the largest factors: as many tensors are in work at once as there are threads.
-    pub fn factor_bytes_max(&self) -> u64 {
-        self.deltas.values().map(Delta::factor_bytes).max().unwrap_or(0)
+    /// Bytes of factors that may be held at once: of as many tensors as there are threads.
+    pub fn factor_bytes(&self, threads: usize) -> u64 {
+        let mut bytes: Vec<u64> = self.deltas.values().map(Delta::factor_bytes).collect();
+        bytes.sort_unstable_by(|a, b| b.cmp(a));
+        bytes.iter().take(threads).sum()
     }
 
     /// What of it decides the output's bytes, beside its file.
@@ -129,6 +131,19 @@ impl Applied {
             held.pop_front();
         }
         Ok(factors)
+    }
+}
+
+/// Two names of the adapter may lead to one tensor, of which only one can be meant.
+fn add(
+    deltas: &mut BTreeMap<Start, Delta>,
+    module: &str,
+    target: &TensorPlace,
+    delta: Delta,
+) -> Result<(), AttachError> {
+    match deltas.insert(start(target), delta) {
+        None => Ok(()),
+        Some(_) => Err(AttachError::DoesNotFit(format!("it adapts the tensor of module {module:?} twice"))),
     }
 }
 

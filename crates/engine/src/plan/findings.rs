@@ -83,10 +83,21 @@ impl Planner<'_> {
         found.map_or(String::new(), |(pointer, _)| pointer)
     }
 
-    /// Of each source the factors of as many tensors as are in work at once.
+    /// Bytes of adapters' factors that are held at once; they are not divided as buffers are, so they must fit.
     pub(super) fn factor_bytes(&self, settings: &Settings) -> u64 {
-        let largest = self.sources.iter().filter_map(|s| s.applied.as_ref()).map(Applied::factor_bytes_max);
-        largest.sum::<u64>() * settings.thread_count() as u64
+        let applied = self.sources.iter().filter_map(|source| source.applied.as_ref());
+        applied.map(|applied| Applied::factor_bytes(applied, settings.thread_count())).sum()
+    }
+
+    pub(super) fn factors_fit(&mut self, settings: &Settings) {
+        let bytes = self.factor_bytes(settings);
+        if bytes > settings.memory {
+            let detail = format!(
+                "the factors of the adapters take {bytes} bytes at once and the merge may use {}; raise --memory or lower --threads",
+                settings.memory
+            );
+            self.error("", "too_large", detail);
+        }
     }
 
     /// Where the tensors will stand. Shards are open while they are written, and a model in thousands of files helps nobody.

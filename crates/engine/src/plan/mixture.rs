@@ -54,9 +54,16 @@ impl<'a> Planner<'a> {
         self.agree(&adapters);
         self.refuse_if_any()?;
         let names: BTreeSet<&String> = adapters.iter().flat_map(|adapter| adapter.modules.keys()).collect();
+        let layer = |name: &String| layers::split(name).map(|layer| layer.index);
+        let last = names.iter().filter_map(|name| layer(name)).max().unwrap_or(0);
         let mut tasks = Vec::new();
-        let modules: Vec<MixedModule> =
-            names.into_iter().filter_map(|name| self.module(mixing, name, &adapters, &mut tasks)).collect();
+        let modules: Vec<MixedModule> = names
+            .into_iter()
+            .filter_map(|name| {
+                let depth = layer(name).map(|index| depth(index, last));
+                self.module(mixing, name, depth, &adapters, &mut tasks)
+            })
+            .collect();
         self.refuse_if_any()?;
         let held_bytes = modules.iter().map(|module| peak_bytes(mixing, module, &tasks)).max().unwrap_or(0);
         if held_bytes > settings.memory {
@@ -135,12 +142,13 @@ impl<'a> Planner<'a> {
         &mut self,
         mixing: Mixing,
         name: &str,
+        depth: Option<f64>,
         adapters: &[&Adapter],
         tasks: &mut Vec<TensorTask>,
     ) -> Option<MixedModule> {
         let having: Vec<(usize, &Module)> =
             adapters.iter().enumerate().filter_map(|(i, adapter)| Some((i, adapter.modules.get(name)?))).collect();
-        let parameters = self.parameters_of(name, &having)?;
+        let parameters = self.parameters_of(name, depth, &having)?;
         let (_, first) = having[0];
         let of_one_form = |m: &Module| {
             (m.kind, m.factors.width(), m.factors.height())
@@ -171,12 +179,12 @@ impl<'a> Planner<'a> {
         Some(MixedModule { name: name.to_owned(), a, b, rank, options: options(&parameters, rank), shares })
     }
 
-    fn parameters_of(&mut self, name: &str, having: &[(usize, &Module)]) -> Option<TaskParameters> {
+    fn parameters_of(&mut self, name: &str, depth: Option<f64>, having: &[(usize, &Module)]) -> Option<TaskParameters> {
         let present: Vec<usize> = having.iter().map(|(i, _)| *i).collect();
         let slice = self.slices[0].of_sources(&present);
         let names = vec![name; present.len()];
-        let depth = layers::split(name).map(|_| 0.0);
-        let place = Place { name, input_names: &names, t: 0.0, depth, shape: &[], seed: self.seed };
+        let t = depth.unwrap_or(0.0);
+        let place = Place { name, input_names: &names, t, depth, shape: &[], seed: self.seed };
         let resolved = parameters::resolve(self.recipe, &self.about, &self.names_set, &slice, None, &place);
         resolved.map_err(|problem| self.found(problem)).ok()
     }
@@ -222,6 +230,11 @@ impl<'a> Planner<'a> {
         }
         Some(rank)
     }
+}
+
+/// Where a layer stands among those that have adapters, from 0 to 1; a single one stands at the end.
+fn depth(index: u32, last: u32) -> f64 {
+    if last == 0 { 1.0 } else { f64::from(index) / f64::from(last) }
 }
 
 fn input(source: usize, module: &str, end: &str, of: &Module, of_a: bool) -> TaskInput {
