@@ -1,7 +1,5 @@
 //! What holds for any vocabularies: whose ids stay, whose come next, which rows are taken; and that nothing panics.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
-
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
