@@ -128,6 +128,7 @@ fn densities_that_drop_nothing_or_nearly_all_are_told() {
         ("ties", ", density: [1, 0.5]"),
         ("ties", ", density: [{filter: mlp, value: 1}]"),
         ("dare_ties", ", drop_rate: 0.9"),
+        ("dare_ties", ", density: 1, drop_rate: 0.9"),
         ("breadcrumbs", ""),
         ("task_arithmetic", ""),
         ("consensus_ties", ""),

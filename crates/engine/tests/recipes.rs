@@ -40,6 +40,16 @@ fn every_recipe_says_what_it_shows_and_is_accepted() {
     }
 }
 
+/// What is stored of a recipe is the recipe.
+#[test]
+fn every_recipe_is_read_back_as_it_was_written() {
+    for (name, text) in recipes("tests/recipes").into_iter().chain(recipes("examples/recipes")) {
+        let written = serde_json::to_value(checked(&text).unwrap()).unwrap();
+        let again = checked(&written.to_string()).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        assert_eq!(serde_json::to_value(again).unwrap(), written, "{name}");
+    }
+}
+
 #[test]
 fn every_method_has_a_recipe() {
     let used: BTreeSet<String> =

@@ -60,7 +60,12 @@ fn print(merge: &Variant, summary: &PlanSummary) {
         );
     }
     println!("method      {}", summary.method);
-    println!("models      {}", summary.models.join(", "));
+    for input in &summary.inputs {
+        println!("model       {}: {} of {} read", input.model, Bytes(input.read_bytes), Bytes(input.bytes));
+        if let Some(first) = input.unused.first() {
+            println!("  unused    {} tensors, {first} the first", input.unused_tensors);
+        }
+    }
     println!("tensors     {} with {} parameters", summary.tensors, summary.parameters);
     println!("reads       {}", Bytes(summary.input_bytes));
     println!("writes      {} in {} shards", Bytes(summary.output_bytes), summary.shards.len());
