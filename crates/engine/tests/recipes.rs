@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use checkpoint::{Access, Dtype};
 use engine::methods::METHODS;
 use engine::{Settings, Sources};
-use recipe::{Content, ModuleContent, OutputSlice, Recipe, Refusal};
+use recipe::{Content, Draft, ModuleContent, OutputSlice, Recipe, Refusal};
 use serde_json::json;
 use testkit::TinyCheckpoint;
 
@@ -38,6 +38,25 @@ fn every_recipe_says_what_it_shows_and_is_accepted() {
         assert!(text.starts_with("# "), "{name} does not say what it shows");
         checked(text).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
     }
+}
+
+/// Recipes that the pages of the documentation show, in all their variants and stages.
+#[test]
+fn what_the_documentation_shows_is_accepted() {
+    let mut shown = 0;
+    for page in ["README.md", "docs/recipes.md", "docs/adapters.md"] {
+        let text = std::fs::read_to_string(testkit::workspace().join(page)).unwrap();
+        let blocks = text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        for block in blocks.filter(|block| block.contains("merge_method")) {
+            for variant in Draft::from_yaml(block).unwrap().variants().unwrap() {
+                let stages = variant.stages(false).unwrap_or_else(|refusal| panic!("{page}: {block}{refusal}"));
+                let checked = engine::check_stages(&stages, &Access::Under(Vec::new()));
+                checked.unwrap_or_else(|refusal| panic!("{page}: {block}{refusal}"));
+                shown += 1;
+            }
+        }
+    }
+    assert!(shown >= 8, "{shown}");
 }
 
 /// What is stored of a recipe is the recipe.
