@@ -39,10 +39,24 @@ fn merged_vocabularies_agree_by_token() {
             let dir = tempfile::tempdir().unwrap();
             crate::merge(case, dir.path());
             compare(case, dir.path());
+            files_agree(case, dir.path());
             merged += 1;
         }
     }
     assert!(merged >= 3, "only {merged} cases");
+}
+
+/// Each special token has one id wherever it is named, and a template of the recipe stands in both of its places.
+fn files_agree(case: &Case, dir: &Path) {
+    let (ids, config, names) = (ids(dir), json(&dir.join("config.json")), json(&dir.join("tokenizer_config.json")));
+    for role in ["bos", "eos", "pad"] {
+        let name = names[format!("{role}_token")].as_str().unwrap();
+        assert_eq!(config[format!("{role}_token_id")], ids[name], "{} {role}", case.name);
+    }
+    if case.recipe.contains("chat_template:") {
+        let template = std::fs::read_to_string(dir.join("chat_template.jinja")).unwrap();
+        assert_eq!(names["chat_template"], template, "{}", case.name);
+    }
 }
 
 fn compare(case: &Case, dir: &Path) {
