@@ -1,6 +1,6 @@
 //! A tokenizer cut to the tokens that have a row.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde_json::{Map, Value};
 
@@ -21,7 +21,26 @@ pub(crate) fn strip(input: &Input<'_>) -> Result<Value, VocabularyError> {
     if let Some(added) = json.get_mut("added_tokens").and_then(Value::as_array_mut) {
         added.retain(|a| a["content"].as_str().is_some_and(|content| input.ids.contains_key(content)));
     }
+    if let Some(processor) = json.get_mut("post_processor") {
+        strip_processor(processor, &input.without_row);
+    }
     Ok(json)
+}
+
+/// What is put around a text is put there by id, which must not be one without a row.
+fn strip_processor(processor: &mut Value, dropped: &HashMap<&str, u32>) {
+    for inner in processor.get_mut("processors").and_then(Value::as_array_mut).into_iter().flatten() {
+        strip_processor(inner, dropped);
+    }
+    let Some(tokens) = processor.get_mut("special_tokens").and_then(Value::as_object_mut) else { return };
+    let is_dropped = |token: &Value| token.as_str().is_some_and(|token| dropped.contains_key(token));
+    tokens.retain(|_, token| !token["tokens"].as_array().into_iter().flatten().any(is_dropped));
+    let known: HashSet<String> = tokens.keys().cloned().collect();
+    for form in ["single", "pair"] {
+        if let Some(parts) = processor.get_mut(form).and_then(Value::as_array_mut) {
+            parts.retain(|part| part["SpecialToken"]["id"].as_str().is_none_or(|id| known.contains(id)));
+        }
+    }
 }
 
 /// Without its unknown token, a tokenizer fails at the first text that needs it, or does not even load.

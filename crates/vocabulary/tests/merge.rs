@@ -264,6 +264,23 @@ fn dropped_tokens_take_their_merges_along() {
 }
 
 #[test]
+fn a_dropped_token_is_no_longer_put_around_a_text() {
+    let mut tokenizer = bpe(&["a"], &["S", "T"]);
+    let mark = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+    let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+    let token = |id: &str, of: u32| json!({"id": id, "ids": [of], "tokens": [id]});
+    tokenizer["post_processor"] = json!({"type": "Sequence", "processors": [{
+        "type": "TemplateProcessing", "single": [mark("S"), text, mark("T")], "pair": [text, mark("T")],
+        "special_tokens": {"S": token("S", 1), "T": token("T", 2)},
+    }]});
+    let output = merge(&recipe(TokenizerSource::Base), &[named("base", tokenizer, 2)], 0).unwrap();
+    let kept = &output.tokenizer_json["post_processor"]["processors"][0];
+    assert_eq!(kept["single"], json!([mark("S"), text]));
+    assert_eq!(kept["pair"], json!([text]));
+    assert_eq!(kept["special_tokens"], json!({"S": token("S", 1)}));
+}
+
+#[test]
 fn an_added_token_elsewhere_becomes_one_in_the_union_but_not_in_base() {
     let mut other = bpe(&["a", "b"], &[]);
     other["added_tokens"] = json!([entry(1, "b", true)]);
