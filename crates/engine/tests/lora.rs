@@ -244,7 +244,13 @@ fn bytes_do_not_depend_on_threads_spans_or_tiles() {
         .tensor("model.layers.0.mlp.down_proj.lora_B.weight", &[301, 3]);
     let mut stream = 8;
     setup.base.random("model.layers.0.mlp.down_proj.weight", Dtype::BF16, &[301, 523], &mut stream);
-    let (_, expected) = setup.merge(PLAIN);
+    let (out, expected) = setup.merge(PLAIN);
+    let name = "model.layers.0.mlp.down_proj";
+    let a = setup.of_adapter(&format!("{name}.lora_A.weight")).values;
+    let b = setup.of_adapter(&format!("{name}.lora_B.weight")).values;
+    let name = format!("{name}.weight");
+    let truth = setup.expected(&name, 2.0, |row, k| b[row * 3 + k], |k, column| a[k * 523 + column], 3);
+    assert_close(&read_checkpoint(&out)[&name], &truth, 2.0);
     for (blocks, tile) in [(1, 2048), (2, 77), (3, 1000)] {
         let (plan, sources) = setup.plan(PLAIN).unwrap();
         let out = setup.dir.path().join(format!("out-{blocks}"));
@@ -258,15 +264,22 @@ fn bytes_do_not_depend_on_threads_spans_or_tiles() {
 #[test]
 fn the_adapter_is_part_of_the_plans_identity_and_of_the_manifest() {
     let setup = Setup::new().up();
-    let digest = |setup: &Setup| setup.plan(PLAIN).unwrap().0.digest;
-    let first = digest(&setup);
     let (out, _) = setup.merge(PLAIN);
     let manifest: Value = serde_json::from_slice(&std::fs::read(out.join("manifest.json")).unwrap()).unwrap();
     let files = manifest["inputs"][0]["files"].as_array().unwrap();
     let path = setup.dir.path().join("adapter/adapter_model.safetensors");
     let listed = files.iter().find(|f| f["path"] == "adapter_model.safetensors").unwrap();
     assert_eq!(listed["sha256"], checkpoint::digest_file(&path).unwrap());
-    assert_ne!(first, digest(&setup.config(json!({"lora_alpha": 7}))));
+    let digest = || {
+        let access = Access::Under(vec![setup.dir.path().to_owned()]);
+        let recipe = Recipe::parse(PLAIN, false).unwrap();
+        engine::open_and_plan(&recipe, &access, &Settings::default()).unwrap().0.digest
+    };
+    let first = digest();
+    assert_eq!(first, digest());
+    let config = setup.config.to_string().replace("\"lora_alpha\":6", "\"lora_alpha\":7");
+    std::fs::write(setup.dir.path().join("adapter/adapter_config.json"), config).unwrap();
+    assert_ne!(first, digest());
 }
 
 #[test]
