@@ -243,6 +243,24 @@ fn what_does_not_fit_the_memory_is_refused_and_the_peak_is_told() {
 }
 
 #[test]
+fn a_vocabulary_of_another_size_is_saved_whole_and_no_other_tensor_may_differ_in_shape() {
+    let base = TinyCheckpoint::llama(1, Dtype::F32, 1);
+    let mut stream = 5;
+    let mut grown = base.clone();
+    grown.random("model.embed_tokens.weight", Dtype::F32, &[17, 8], &mut stream);
+    let models = Models::new(&base, &grown);
+    let (plan, _) = models.plan(&extraction("rank: 2, embeddings: true"), &Settings::default()).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.detail.contains("resized")), "{:?}", plan.warnings);
+    let adapter = models.extract("rank: 2, embeddings: true");
+    let saved = &read_checkpoint(&adapter)["base_model.model.model.embed_tokens.weight"];
+    assert_eq!(saved.bytes, models.tuned()["model.embed_tokens.weight"].bytes);
+    let mut wide = base.clone();
+    wide.random(UP, Dtype::F32, &[13, 8], &mut stream);
+    let refusal = Models::new(&base, &wide).plan(&extraction("rank: 2"), &Settings::default()).expect_err("refused");
+    assert!(refusal.to_string().contains("[13, 8]"), "{refusal}");
+}
+
+#[test]
 fn recipes_that_name_no_difference_are_refused() {
     let models = Models::far();
     for (recipe, expected) in [

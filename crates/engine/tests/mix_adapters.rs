@@ -31,11 +31,19 @@ impl Adapters {
     }
 
     fn write(&self, name: &str, modules: &[(&str, usize, usize, usize)], more: Value) {
+        self.write_with(name, modules, &[], more);
+    }
+
+    /// The same with vectors of 8 beside the factors.
+    fn write_with(&self, name: &str, modules: &[(&str, usize, usize, usize)], vectors: &[&str], more: Value) {
         let mut adapter = TinyCheckpoint { tensors: BTreeMap::new(), config: json!({}) };
         let mut stream = u64::from(name.as_bytes()[0]);
         for (module, out, input, rank) in modules {
             adapter.random(&format!("{module}.lora_A.weight"), Dtype::F32, &[*rank, *input], &mut stream);
             adapter.random(&format!("{module}.lora_B.weight"), Dtype::F32, &[*out, *rank], &mut stream);
+        }
+        for vector in vectors {
+            adapter.random(vector, Dtype::F32, &[8], &mut stream);
         }
         let dir = self.dir.path().join(name);
         adapter.write(&dir);
@@ -185,6 +193,12 @@ fn what_has_no_meaning_for_adapters_is_refused_with_the_mend() {
     let adapters = Adapters::new();
     TinyCheckpoint::llama(1, Dtype::F32, 1).write(&adapters.dir.path().join("base"));
     adapters.write("turned", &[(Q, 8, 8, 2)], json!({"r": 2, "lora_alpha": 2, "fan_in_fan_out": true}));
+    for (name, tensor, more) in [
+        ("dora", format!("{Q}.lora_magnitude_vector"), json!({"r": 2, "lora_alpha": 2, "use_dora": true})),
+        ("saved", "base_model.model.lm_head.weight".to_owned(), json!({"r": 2, "lora_alpha": 2})),
+    ] {
+        adapters.write_with(name, &[(Q, 8, 8, 2)], &[tensor.as_str()], more);
+    }
     adapters.write("wide", &[(Q, 8, 9, 2)], json!({"r": 2, "lora_alpha": 2}));
     for (recipe, expected) in [
         (of("linear", "b", ""), "several ranks"),
@@ -195,6 +209,8 @@ fn what_has_no_meaning_for_adapters_is_refused_with_the_mend() {
         (of("cat", "base", ""), "LoRA adapter"),
         (of("cat", "turned", ""), "fan_in_fan_out"),
         (of("cat", "wide", ""), "another shape"),
+        (of("cat", "dora", ""), "DoRA"),
+        (of("cat", "saved", ""), "lm_head.weight"),
         (of("cat", "b", "") + "base_model: base\n", "remove `base_model`"),
         ("merge_method: cat\nmodels: [{model: base}]\n".to_owned(), "model: MODEL+ADAPTER"),
     ] {

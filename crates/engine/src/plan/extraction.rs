@@ -179,12 +179,23 @@ impl Planner<'_> {
             return making.others.push(outer);
         }
         let shape = candidate.finetuned.place.info.shape.clone();
-        if candidate.base.as_ref().is_some_and(|base| base.place.info.shape != shape) {
-            let detail = format!(
-                "tensor {:?} has another shape in the base; it is saved whole, and the base must be resized before the adapter is loaded",
-                candidate.name
-            );
-            self.warnings.push(self.recipe.positions.problem("/models", "shape_mismatch", detail));
+        let base = candidate.base.as_ref().map(|base| &base.place.info.shape);
+        match base.filter(|base| **base != shape) {
+            Some(_) if layers::is_vocabulary(&candidate.name) => {
+                let detail = format!(
+                    "tensor {:?} has more or fewer tokens than in the base; it is saved whole, and the base must be resized before the adapter is loaded",
+                    candidate.name
+                );
+                self.warnings.push(self.recipe.positions.problem("/models", "shape_mismatch", detail));
+            }
+            Some(base) => {
+                let detail = format!(
+                    "tensor {:?} has the shape {shape:?} and in the base {base:?}; only models of one shape differ by an adapter",
+                    candidate.name
+                );
+                return self.error("/models", "shape_mismatch", detail);
+            }
+            None => {}
         }
         let dtype = self.dtype(candidate);
         let task = making.task(candidate, format!("{WRAPPER}{outer}.weight"), dtype, shape);
