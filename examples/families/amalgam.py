@@ -24,7 +24,7 @@ class Amalgam:
         command = [self.binary, "merge", str(path), str(out)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=300)
         if run.returncode == 2:
-            raise Refused(run.stderr.strip())
+            raise Refused("; ".join(line for line in run.stderr.splitlines() if not line.startswith("warning")))
         if run.returncode != 0:
             raise Broken(f"exit {run.returncode}: {run.stderr.strip()}")
         return out

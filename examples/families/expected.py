@@ -110,16 +110,22 @@ def expect_files(before: Path, now: Path):
 
 
 # Keys whose lists name layers by their numbers.
-INDICES = ("mlp_only_layers", "moe_layers", "attn_layer_indices", "cross_attention_layers")
-# Keys that say where a config comes from, and those that show when the model is loaded: wrong ones lose tensors.
+INDICES = ("moe_layers", "attn_layer_indices", "cross_attention_layers")
+# Keys that say where a config comes from; those that show when the model is loaded, since wrong ones lose tensors; and
+# those that a loader does not read beside a list with an entry a layer.
 FREE = (
     "_name_or_path",
     "transformers_version",
     "tie_word_embeddings",
+    "block_types",
+    "decoder_sparse_step",
     "first_k_dense_replace",
-    "num_dense_layers",
-    "moe_layer_start_index",
+    "mlp_only_layers",
     "moe_layer_end_index",
+    "moe_layer_start_index",
+    "num_dense_layers",
+    "full_attention_interval",
+    "sliding_window_pattern",
 )
 
 

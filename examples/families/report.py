@@ -1,6 +1,7 @@
 """The results as a page of the documentation."""
 
 import datetime
+from collections import Counter
 
 import tokenizers
 import torch
@@ -9,7 +10,7 @@ import transformers
 import merges
 import vocabularies
 from amalgam import Amalgam
-from results import Result, table
+from results import DONE, FAILED, REFUSED, Result, table
 
 HEAD = """# Families
 
@@ -21,6 +22,8 @@ saved and loaded by transformers itself.
 warning; each tensor has the value that the same merge done in torch gives; `config.json` fits the layers taken, the
 files beside it are there, and what the model gives is finite. **refused**: Amalgam says that this family's
 `config.json` cannot say what the recipe asks for.
+
+{counts}
 
 - *linear*: three models averaged, in bfloat16
 - *float32*: the same with `dtype: float32`; what the models give is compared too
@@ -53,8 +56,16 @@ def page(amalgam: Amalgam, families: list[Result], kinds: list[Result]) -> str:
         transformers=transformers.__version__,
         tokenizers=tokenizers.__version__,
         torch=torch.__version__.partition("+")[0],
+        counts=counts(families),
     )
     return HEAD.format(**versions) + of_families(families) + "\n" + TOKENIZERS + of_kinds(kinds) + "\n"
+
+
+def counts(results: list[Result]) -> str:
+    verdicts = Counter(result.verdict for result in results)
+    families = len({result.row for result in results})
+    found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (DONE, REFUSED, FAILED))
+    return f"{families} families: {found}."
 
 
 def tables(families: list[Result], kinds: list[Result]) -> str:
