@@ -35,6 +35,7 @@ fn each_heavy_dependency_has_one_home() {
         ("axum", &["api"]),
         ("utoipa", &["api"]),
         ("rayon", &["engine"]),
+        ("minijinja", &["vocabulary"]),
         ("faer", &["adapter"]),
         ("reqwest", &["client"]),
         ("clap", &["server"]),

@@ -7,25 +7,14 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use checkpoint::beside::{PROCESSING, TOKENIZER, VOCABULARY};
 use checkpoint::{Beside, Checkpoint, CheckpointError, ShardLayout, digest_file};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::architecture::FAMILIES;
 use crate::execute::Execution;
 use crate::{ExecuteError, Plan, Sources};
-
-/// Files that travel along from the donor when it has them. Code is not among them.
-fn travelling() -> impl Iterator<Item = &'static str> {
-    std::iter::once("generation_config.json").chain(FAMILIES.files.iter().map(String::as_str))
-}
-
-/// Files of the tokenizer, which may have a donor of its own.
-const TOKENIZER: &[&str] =
-    &["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
-/// Files that hold the vocabulary itself; a merged vocabulary makes them untrue.
-const VOCABULARY: &[&str] = &["tokenizer.json", "tokenizer.model", "added_tokens.json", "vocab.json", "merges.txt"];
 
 pub const MANIFEST: &str = "manifest.json";
 const INDEX: &str = "model.safetensors.index.json";
@@ -160,7 +149,7 @@ fn carried(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
     let asked_for = plan.options.copy_tokenizer || !plan.tokenizer_digests.is_empty();
     let tokenizer = TOKENIZER.iter().chain(VOCABULARY).filter(|_| asked_for);
     let of_tokenizer = tokenizer.map(|name| (plan.tokenizer_donor, *name));
-    let all = travelling().map(|name| (plan.donor, name)).chain(of_tokenizer);
+    let all = PROCESSING.iter().map(|name| (plan.donor, *name)).chain(of_tokenizer);
     let all = all.filter(|(_, name)| !is_replaced(plan, name));
     all.filter_map(|(source, name)| Some((name, sources.list[source].checkpoint.beside(name)?))).collect()
 }
@@ -192,9 +181,8 @@ pub(crate) fn unreadable(source: &crate::Source, access: &checkpoint::Access) ->
         return Vec::new();
     }
     let dir = &source.checkpoint.dir;
-    let present = travelling()
-        .chain(TOKENIZER.iter().chain(VOCABULARY).copied())
-        .filter(|name| dir.join(name).symlink_metadata().is_ok());
+    let present =
+        PROCESSING.iter().chain(TOKENIZER).chain(VOCABULARY).filter(|name| dir.join(name).symlink_metadata().is_ok());
     present
         .filter_map(|name| match access.resolve_file(&dir.join(name)).map(std::fs::metadata) {
             Ok(Ok(metadata)) if metadata.is_file() && metadata.len() <= checkpoint::limits::JSON_BYTES_MAX => None,

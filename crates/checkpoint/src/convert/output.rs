@@ -10,28 +10,9 @@ use serde_json::{Map, Value, json};
 
 use super::Conversion;
 use super::input::{Input, InputTensor};
+use crate::beside::{PROCESSING, TOKENIZER, VOCABULARY};
 use crate::open::regular;
 use crate::{CheckpointError, ShardFile, ShardLayout, layout_shards, limits};
-
-/// Files beside the weights that a model needs. Code is not among them.
-const CARRIED: &[&str] = &[
-    "config.json",
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 pub(super) struct Written {
     pub bytes: u64,
@@ -89,7 +70,8 @@ fn fill(conversion: &Conversion<'_>, input: &Input, work: &Path) -> Result<Writt
         files.push("model.safetensors.index.json".to_owned());
         write_file(work, "model.safetensors.index.json", &index(&shards))?;
     }
-    for name in CARRIED.iter().filter(|name| input.dir.join(name).exists()) {
+    let lists = [&["config.json"], PROCESSING, TOKENIZER, VOCABULARY];
+    for name in lists.concat().iter().filter(|name| input.dir.join(name).exists()) {
         write_file(work, name, &read_carried(&input.dir, name)?)?;
         files.push((*name).to_owned());
     }

@@ -41,8 +41,6 @@ pub(crate) struct Families {
     pub derived_buffers: Vec<String>,
     pub spellings: Vec<Spelling>,
     pub old_suffixes: Vec<OldSuffix>,
-    /// Files of preprocessors that travel along.
-    pub files: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 
 use super::delta::{Delta, Factor, Factors};
 use crate::ExecuteError;
+use crate::architecture::FAMILIES;
 
 /// Attributes of model classes that checkpoints of the bare model leave out.
 const OUTER_NAMES: &[&str] = &["transformer.", "model."];
-/// Heads that a model with tied embeddings does not have.
-const HEADS: &[&str] = &["lm_head.weight", "embed_out.weight"];
 
 /// A tensor by where it begins: no two that have elements begin alike.
 type Start = (usize, u64);
@@ -186,7 +185,7 @@ fn replace(checkpoint: &mut Checkpoint, name: &str, place: TensorPlace) -> Resul
         return Ok(());
     }
     let tied = checkpoint.config.get("tie_word_embeddings") != Some(&Value::Bool(false));
-    if HEADS.contains(&name) && tied {
+    if FAMILIES.tied_to(name).is_some() && tied {
         // a head of its own ends the tie
         checkpoint.config["tie_word_embeddings"] = json!(false);
         checkpoint.tensors.insert(name.to_owned(), place);
