@@ -1,6 +1,8 @@
-//! The text of a recipe, read strictly and leniently, and checked as far as that needs no model.
+//! The text of a recipe, with its variants and stages, read strictly and leniently, and checked as far as that needs no
+//! model.
 
-use recipe::{Recipe, Refusal, limits};
+use checkpoint::Access;
+use recipe::{Draft, Recipe, Refusal, limits};
 
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -9,7 +11,22 @@ pub fn run(data: &[u8]) {
         if let Err(refusal) = checked {
             assert_sound(&refusal, text);
         }
+        if let Err(refusal) = all_merges(text, lenient) {
+            assert_sound(&refusal, text);
+        }
     }
+}
+
+/// Every merge that the text asks for; each must read back from a text of its own.
+fn all_merges(text: &str, lenient: bool) -> Result<(), Refusal> {
+    for variant in Draft::from_yaml(text)?.variants()? {
+        let stages = variant.stages(lenient)?;
+        let checked = engine::check_stages(&stages, &Access::Under(Vec::new()));
+        checked.map_err(|refusal| variant.placed(refusal))?;
+        let alone = recipe::Stages::parse(&variant.text()?, lenient).expect("what a variant says is a recipe alone");
+        assert_eq!(alone.iter().count(), stages.iter().count());
+    }
+    Ok(())
 }
 
 /// A refusal says why, not too often, and points into the text.

@@ -156,6 +156,9 @@ fn digest(tokenizer: &Tokenizer) -> String {
     checkpoint::digest_bytes(tokenizer.tokenizer_json.to_string().as_bytes())
 }
 
+/// Names under which SentencePiece models stand beside the weights.
+const SENTENCEPIECE: &[&str] = &["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+
 /// The tokenizer.json of a source, made from its tokenizer.model where it has none.
 pub(super) fn tokenizer_json(source: &Source, access: &Access) -> Result<Option<Value>, String> {
     let json = |name: &str| source.checkpoint.json(name, access).map_err(|error| error.to_string());
@@ -163,7 +166,8 @@ pub(super) fn tokenizer_json(source: &Source, access: &Access) -> Result<Option<
         return Ok(Some(found));
     }
     let max = vocabulary::limits::SENTENCEPIECE_BYTES_MAX as u64;
-    let Some(bytes) = bytes(source, "tokenizer.model", max, access) else { return Ok(None) };
+    let found = SENTENCEPIECE.iter().find_map(|name| bytes(source, name, max, access));
+    let Some(bytes) = found else { return Ok(None) };
     let mut config = json("tokenizer_config.json")?.filter(Value::is_object).unwrap_or_else(|| json!({}));
     if config.get("added_tokens_decoder").is_none() {
         config["added_tokens_decoder"] = added_since(&json("added_tokens.json")?.unwrap_or_default());
