@@ -261,6 +261,27 @@ fn a_vocabulary_of_another_size_is_saved_whole_and_no_other_tensor_may_differ_in
 }
 
 #[test]
+fn a_tied_head_is_saved_with_the_embedding_that_it_is() {
+    let pair = [1u64, 2].map(|seed| {
+        let mut model = TinyCheckpoint::llama(1, Dtype::F32, seed);
+        model.tensors.remove("lm_head.weight");
+        model.config["tie_word_embeddings"] = json!(true);
+        model
+    });
+    let models = Models::new(&pair[0], &pair[1]);
+    let adapter = models.extract("rank: 8");
+    assert_eq!(read(&adapter, "adapter_config.json")["modules_to_save"], json!(["embed_tokens", "lm_head", "norm"]));
+    let rebuilt = models.rebuilt();
+    let embedding = &models.tuned()["model.embed_tokens.weight"].values;
+    assert_eq!(
+        (&rebuilt["model.embed_tokens.weight"].values, &rebuilt["lm_head.weight"].values),
+        (embedding, embedding)
+    );
+    let (plan, _) = models.plan(&extraction("rank: 8, embeddings: true"), &Settings::default()).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.code == "tied_head"), "{:?}", plan.warnings);
+}
+
+#[test]
 fn recipes_that_name_no_difference_are_refused() {
     let models = Models::far();
     for (recipe, expected) in [

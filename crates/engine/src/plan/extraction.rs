@@ -4,7 +4,7 @@ use checkpoint::{Dtype, ShardLayout, is_floating, is_mergeable, layout_shards};
 use recipe::{Content, Refusal};
 use serde_json::{Value, json};
 
-use super::drafts::{Draft, drafts};
+use super::drafts::{Draft, HEADS, drafts};
 use super::{Plan, Planner, Product, Settings, TaskInput, TensorTask, Work, digest, dtype_of, promote};
 use crate::check::base_of;
 use crate::layers;
@@ -15,6 +15,9 @@ use crate::parameters::{self, Place};
 
 /// Model types whose linear layers lie as [in, out].
 const TURNED_TYPES: &[&str] = &["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+
+/// What model classes call a head that is tied to the embedding.
+const TIED_HEAD: &str = "lm_head";
 
 /// What is to be taken from a fine-tuned model and its base.
 #[derive(Debug)]
@@ -73,8 +76,9 @@ impl Planner<'_> {
         self.refuse_if_any()?;
         let drafts = drafts(&mut self);
         self.refuse_if_any()?;
-        let mut making = Making { tasks: Vec::new(), items: Vec::new(), others: Vec::new(), peak: 0 };
+        let mut making = Making { tasks: Vec::new(), items: Vec::new(), others: Vec::new(), peak: 0, tied: false };
         let candidates: Vec<Candidate> = drafts.iter().filter_map(|draft| self.candidate(draft)).collect();
+        making.tied = self.is_tied() && !candidates.iter().any(|c| HEADS.contains(&c.name.as_str()));
         for candidate in &candidates {
             self.place(candidate, &mut making, settings);
         }
@@ -90,6 +94,11 @@ impl Planner<'_> {
         let plan = self.finish(making.tasks, shards, json!({}), (None, None), text, settings);
         let plan = Plan { held_bytes: plan.held_bytes + making.peak, product: Product::Extraction(extraction), ..plan };
         Ok(Plan { digest: digest(&plan, sources), ..plan })
+    }
+
+    fn is_tied(&self) -> bool {
+        let config = &self.sources.list[self.donor()].checkpoint.config;
+        config.get("tie_word_embeddings") == Some(&Value::Bool(true))
     }
 
     fn turned(&self) -> bool {
@@ -161,6 +170,10 @@ impl Planner<'_> {
         let (a_side, b_side) = if turned { (rows, columns) } else { (columns, rows) };
         let ends =
             if embedding { ["lora_embedding_A", "lora_embedding_B"] } else { ["lora_A.weight", "lora_B.weight"] };
+        if making.tied && is_embedding_of_tokens(&candidate.name) {
+            let detail = "the head is tied to the embedding, which PEFT decomposes alone: the head follows once the adapter is merged into the model, not before";
+            self.warnings.push(self.recipe.positions.problem("/parameters/embeddings", "tied_head", detail));
+        }
         let outer = self.outer_name(module);
         let energy = match candidate.parameters.shared.get("energy") {
             Some(Resolved::Number(energy)) => Some(*energy),
@@ -200,6 +213,12 @@ impl Planner<'_> {
         let dtype = self.dtype(candidate);
         let task = making.task(candidate, format!("{WRAPPER}{outer}.weight"), dtype, shape);
         making.items.push(Item::Whole(Whole { module: outer, task }));
+        if making.tied && is_embedding_of_tokens(&candidate.name) {
+            // PEFT replaces the embedding alone, and the head would stay the base's
+            let shape = candidate.finetuned.place.info.shape.clone();
+            let task = making.task(candidate, format!("{WRAPPER}{TIED_HEAD}.weight"), dtype, shape);
+            making.items.push(Item::Whole(Whole { module: TIED_HEAD.to_owned(), task }));
+        }
     }
 
     /// Of a decomposed module the bias beneath the factors, of one that is saved its own.
@@ -237,6 +256,10 @@ impl Planner<'_> {
     }
 }
 
+fn is_embedding_of_tokens(name: &str) -> bool {
+    layers::is_vocabulary(name) && layers::is_before_layers(name)
+}
+
 /// Embeddings and head, which belong to tokens or positions.
 fn is_outside(name: &str) -> bool {
     layers::split(name).is_none() && (layers::is_before_layers(name) || layers::is_vocabulary(name))
@@ -256,6 +279,8 @@ struct Making {
     others: Vec<String>,
     /// Bytes that the largest decomposition takes.
     peak: u64,
+    /// The head is the embedding.
+    tied: bool,
 }
 
 impl Making {
