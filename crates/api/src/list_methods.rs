@@ -1,6 +1,7 @@
 //! `GET /v1/methods`: what a recipe may name, and what each method takes.
 
 use axum::Json;
+use engine::adapter_methods;
 use engine::methods::{About, METHODS};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -10,7 +11,14 @@ use crate::problem::AnyProblem;
 #[derive(Serialize)]
 pub(crate) struct MethodList {
     object: &'static str,
-    data: Vec<About>,
+    data: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    makes: &'static str,
+    #[serde(flatten)]
+    about: About,
 }
 
 #[derive(ToSchema)]
@@ -26,6 +34,8 @@ pub(crate) struct MethodListBody {
 #[schema(as = Method)]
 #[expect(dead_code, reason = "written down for the documentation")]
 pub(crate) struct MethodBody {
+    /// `model`, or `adapter`: what comes of it. Some names merge models with each other, and adapters with each other.
+    makes: String,
     /// What a recipe says.
     #[schema(example = "slerp")]
     name: String,
@@ -78,7 +88,9 @@ pub(crate) struct ParameterBody {
     responses((status = 200, description = "Every method", body = MethodListBody), AnyProblem)
 )]
 pub(crate) async fn list_methods() -> Json<MethodList> {
-    Json(MethodList { object: "list", data: METHODS.iter().map(|method| method.about()).collect() })
+    let of_models = METHODS.iter().map(|method| Listed { makes: "model", about: method.about() });
+    let of_adapters = adapter_methods().into_iter().map(|about| Listed { makes: "adapter", about });
+    Json(MethodList { object: "list", data: of_models.chain(of_adapters).collect() })
 }
 
 #[cfg(test)]
@@ -92,7 +104,7 @@ mod tests {
         let body = fixture.get("/v1/methods").await.json();
         assert_documented::<MethodListBody>(&body);
         let methods = body["data"].as_array().unwrap();
-        assert_eq!(methods.len(), METHODS.len());
+        assert_eq!(methods.len(), METHODS.len() + adapter_methods().len());
         for method in methods {
             assert_documented::<MethodBody>(method);
             assert_documented::<InputsBody>(&method["inputs"]);

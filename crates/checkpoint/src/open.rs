@@ -49,8 +49,14 @@ impl Checkpoint {
         let index = shard_names(dir, access)?;
         let mut files = Vec::with_capacity(index.files.len());
         let mut headers = Vec::with_capacity(index.files.len());
+        let mut entries = 0;
         for name in index.files {
             let (file, header) = CheckpointFile::open(dir, name, access)?;
+            entries += header.tensors.len();
+            if entries > limits::TENSORS_MAX {
+                let reason = format!("brings the checkpoint to more than {} tensors", limits::TENSORS_MAX);
+                return Err(CheckpointError::malformed(&file.name, reason));
+            }
             files.push(file);
             headers.push(header);
         }

@@ -67,6 +67,11 @@ pub(crate) fn refuse_config(config: &Value) -> Result<(), CheckpointError> {
         return Err(match method.map(|m| (m, scheme_of(m, settings))) {
             Some((_, Some(scheme))) => refusal(scheme, "its config.json says so"),
             Some((method, None)) => refusal_of(method, Scheme::Gptq.instead(), "its config.json says so"),
+            None if settings.keys().any(|key| key.contains("load_in_4bit") || key.contains("load_in_8bit")) => {
+                let bits = if settings.get("load_in_8bit") == Some(&Value::Bool(true)) { "8" } else { "4" };
+                let method = format!("bitsandbytes, {bits} bit");
+                refusal_of(&method, Scheme::Gptq.instead(), "its config.json says so")
+            }
             None => refusal_of("a method it does not name", Scheme::Gptq.instead(), "its config.json says so"),
         });
     }

@@ -130,6 +130,21 @@ impl Architecture {
         })
     }
 
+    /// Layers past what the config counts, which loaders pass over or take for something else.
+    pub fn uncounted(&self, checkpoint: &Checkpoint) -> Option<String> {
+        let stacks = stacks(checkpoint);
+        self.modules.iter().find_map(|module| {
+            let stack = module.stack.as_ref()?;
+            let there = stacks.get(stack.prefix.as_str()).map_or(0, count);
+            (there > stack.count).then(|| {
+                format!(
+                    "its config.json counts {} layers and its tensors have {there}; those after are merged, and loaders pass over them unless they know what they are for",
+                    stack.count
+                )
+            })
+        })
+    }
+
     /// A layer of a stack that no tensor belongs to although a later layer has tensors.
     pub fn gap(&self, checkpoint: &Checkpoint, stack: &Stack) -> Option<u32> {
         let stacks = stacks(checkpoint);

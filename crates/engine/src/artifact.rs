@@ -84,10 +84,7 @@ pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path)
     let mut files = shards?;
     files.extend(beside);
     files.extend(execution.earlier.files.iter().cloned());
-    let mut manifest = manifest(plan, inputs(execution)?, &files);
-    if !execution.earlier.manifests.is_empty() {
-        manifest["stages"] = json!(execution.earlier.manifests);
-    }
+    let manifest = manifest(execution, inputs(execution)?, &files);
     let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
     sync_dir(dir)?;
     Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
@@ -108,8 +105,11 @@ pub(crate) fn complete_adapter(
         write(dir, adapter::files::CONFIG, &pretty(config))?,
         write(dir, "recipe.yml", recipe_text.as_bytes())?,
     ];
-    files.push(write(dir, "README.md", adapter_card(plan, config, recipe_text).as_bytes())?);
-    let mut manifest = manifest(plan, inputs(execution)?, &files);
+    if plan.options.write_model_card {
+        files.push(write(dir, "README.md", adapter_card(plan, config, recipe_text).as_bytes())?);
+    }
+    files.extend(execution.earlier.files.iter().cloned());
+    let mut manifest = manifest(execution, inputs(execution)?, &files);
     manifest["tensors"] = json!(layout.tensors.len());
     manifest["parameters"] = json!(layout.tensors.iter().map(|t| t.shape.iter().product::<u64>()).sum::<u64>());
     manifest["adapter"] = report;
@@ -252,8 +252,9 @@ fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
     Ok(Value::Array(models))
 }
 
-fn manifest(plan: &Plan, inputs: Value, files: &[ArtifactFile]) -> Value {
-    json!({
+fn manifest(execution: &Execution<'_>, inputs: Value, files: &[ArtifactFile]) -> Value {
+    let plan = execution.plan;
+    let mut manifest = json!({
         "format": 1,
         "engine": {"name": "amalgam", "version": crate::VERSION},
         "plan_digest": plan.digest,
@@ -264,7 +265,11 @@ fn manifest(plan: &Plan, inputs: Value, files: &[ArtifactFile]) -> Value {
         "tensors": plan.tasks.len(),
         "parameters": plan.tasks.iter().map(|t| t.parameters.elements()).sum::<u64>(),
         "outputs": files,
-    })
+    });
+    if !execution.earlier.manifests.is_empty() {
+        manifest["stages"] = json!(execution.earlier.manifests);
+    }
+    manifest
 }
 
 /// A model card with the metadata by which the Hub knows a merge.

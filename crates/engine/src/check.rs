@@ -45,7 +45,18 @@ pub(crate) fn check_making(recipe: &Recipe) -> Result<(Making, Vec<Problem>), Re
 
 /// The same, by what its models are as far as they are here.
 pub(crate) fn check_with(recipe: &Recipe, access: &Access) -> Result<(Making, Vec<Problem>), Refusal> {
-    if Sources::are_adapters(recipe, access) { check_adapters(recipe) } else { check_making(recipe) }
+    if Sources::are_adapters(recipe, access) {
+        return check_adapters(recipe);
+    }
+    if let Some((pointer, adapter)) = Sources::first_adapter(recipe, access) {
+        let detail = format!(
+            "{:?} is an adapter and others are models; an adapter changes one model: write `model: MODEL+{}`",
+            adapter.to_string(),
+            adapter.path
+        );
+        return Err(recipe.positions.problem(&pointer, "not_a_model", detail).into());
+    }
+    check_making(recipe)
 }
 
 /// The same for a recipe whose models are all adapters.
@@ -111,7 +122,7 @@ fn find_making(recipe: &Recipe) -> Result<Making, Refusal> {
     if let Some(mixing) = kinds::mixture(name) {
         return Ok(Making::Mixture(mixing));
     }
-    let known: Vec<&str> = METHODS.iter().map(|m| m.about().name).chain([kinds::EXTRACT]).collect();
+    let known: Vec<&str> = all_abouts().into_iter().map(|about| about.name).collect();
     let detail = match nearest(name, known.iter().copied()) {
         Some(near) => format!("unknown method `{name}`; did you mean `{near}`?"),
         None => format!("unknown method `{name}`; there are {}", known.join(", ")),
@@ -292,11 +303,15 @@ impl Findings<'_> {
             .iter()
             .find(|s| s.added)
             .map_or("", |_| ", `base_model` counted because it is not among them");
+        let same = match slice.base.filter(|_| slice.sources.len() == 1) {
+            Some(_) => "; `base_model` is that same model",
+            None => "",
+        };
         let plural = if inputs.max == Some(1) { "" } else { "s" };
         self.error(
             &slice.pointer,
             "wrong_number_of_inputs",
-            format!("{} merges {wanted} model{plural}, found {found}{added}", self.about.name),
+            format!("{} merges {wanted} model{plural}, found {found}{added}{same}", self.about.name),
         );
     }
 
@@ -404,7 +419,17 @@ fn without_effect(parameter: &methods::Parameter, of: Of) -> Option<&'static str
 
 fn methods_with(parameter: &str) -> Vec<&'static str> {
     let has = |about: &About| about.parameters.iter().any(|p| p.name == parameter);
-    METHODS.iter().map(|m| m.about()).filter(has).map(|a| a.name).collect()
+    let mut names: Vec<&str> = all_abouts().into_iter().filter(has).map(|a| a.name).collect();
+    names.dedup();
+    names
+}
+
+/// Of models, then of adapters; some names are of both.
+fn all_abouts() -> Vec<About> {
+    let of_models = METHODS.iter().map(|m| m.about());
+    let mut abouts: Vec<About> = of_models.collect();
+    abouts.extend(kinds::adapter_methods().into_iter().filter(|a| methods::find(a.name).is_none()));
+    abouts
 }
 
 fn first_few(methods: &[&str]) -> String {

@@ -22,6 +22,10 @@ use crate::{Backend, Plan, Sources, TensorTask};
 pub enum ExecuteError {
     #[error("cancelled")]
     Cancelled,
+    #[error(
+        "what may be extracted does not differ between the models, so there is no adapter; see the parameters `rank`, `embeddings` and `save`"
+    )]
+    NothingToExtract,
     #[error("the output needs {needed} bytes and {available} are free; make room or choose another place")]
     DiskFull { needed: u64, available: u64 },
     #[error("tensor {tensor:?} is a buffer that differs between the models; only equal buffers can be carried over")]

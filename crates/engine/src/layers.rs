@@ -1,5 +1,7 @@
 //! Layers inferred from tensor names: `model.layers.3.mlp.up_proj.weight` is layer 3 of the stack `model.layers`.
 
+use serde_json::Value;
+
 use crate::architecture::FAMILIES;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +49,19 @@ pub(crate) fn is_before_layers(name: &str) -> bool {
         "relative_position_bias_table",
     ];
     name.split('.').any(|part| (part.contains("embed") && !HEADS.contains(&part)) || EMBEDDINGS.contains(&part))
+}
+
+/// Where configs say whether head and embedding are one.
+pub(crate) const TIE_FLAGS: &[&str] = &["/tie_word_embeddings", "/text_config/tie_word_embeddings"];
+
+/// Whether a config says that head and embedding are two.
+pub(crate) fn is_untied(config: &Value) -> bool {
+    TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(false)))
+}
+
+/// Whether a tensor is an output head, which may be tied to the embedding.
+pub(crate) fn is_head(name: &str) -> bool {
+    name.ends_with(".weight") && FAMILIES.tied_to(name).is_some() && !is_before_layers(name)
 }
 
 /// Whether a tensor's rows belong to tokens.

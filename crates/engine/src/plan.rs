@@ -179,6 +179,7 @@ fn plan_checked(
         inputs: 0,
         missing: Missing::default(),
         alike: BTreeMap::new(),
+        alike_warnings: BTreeMap::new(),
         warnings,
     };
     planner.architectures();
@@ -206,6 +207,7 @@ pub(crate) struct Planner<'a> {
     missing: Missing,
     /// How many findings of one kind there are at one place.
     alike: BTreeMap<(String, String), usize>,
+    alike_warnings: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
 }
 
@@ -232,8 +234,12 @@ impl Planner<'_> {
     fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
         let slice = &self.slices[draft.slice].of_sources(&draft.present);
         let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
-        if draft.copied && of_tokens.is_none() {
-            return self.copied(draft, 0);
+        if draft.copied {
+            let (inputs, shape) = match of_tokens {
+                Some(tokens) => self.gather(tokens, draft)?,
+                None => (draft.inputs.clone(), draft.inputs[0].place.info.shape.clone()),
+            };
+            return self.copied(draft, inputs, shape);
         }
         if draft.present.len() < self.slices[draft.slice].sources.len() && self.too_few(slice) {
             if of_tokens.is_some() {
@@ -290,16 +296,14 @@ impl Planner<'_> {
             _ => None,
         };
         if let Some(input) = copied {
-            return self.copied(draft, input);
+            let input = draft.inputs[input].clone();
+            let shape = input.place.info.shape.clone();
+            return self.copied(draft, vec![input], shape);
         }
         let models = slice.sources.iter().map(|s| format!("{:?}", s.model.to_string())).collect::<Vec<_>>().join(", ");
         let detail = format!("tensor {:?} is only in {models}, which is too few for {}", draft.name, self.about.name);
         if method.when_too_few() == TooFew::CopyTheBaseOrLeaveOut {
-            self.warnings.push(self.recipe.positions.problem(
-                &slice.pointer,
-                "left_out",
-                format!("{detail}; it is left out"),
-            ));
+            self.warn(&slice.pointer, "left_out", format!("{detail}; it is left out"));
         } else {
             self.error(&slice.pointer, "missing_tensor", detail);
         }
@@ -307,11 +311,10 @@ impl Planner<'_> {
     }
 
     /// A task that takes one input as it is, in the dtype of the output.
-    fn copied(&mut self, draft: &Draft, input: usize) -> Option<TensorTask> {
-        let inputs = vec![draft.inputs[input].clone()];
+    fn copied(&mut self, draft: &Draft, inputs: Vec<TaskInput>, shape: Vec<u64>) -> Option<TensorTask> {
         let parameters = TaskParameters {
             draws: methods::DrawSource::Philox { seed: self.seed, tensor: draft.name.clone() },
-            shape: inputs[0].place.info.shape.clone(),
+            shape,
             depth: draft.depth,
             inputs: 1,
             base: None,
@@ -411,6 +414,7 @@ impl Planner<'_> {
         settings: &Settings,
     ) -> Plan {
         place_tasks(&mut tasks, &shards);
+        self.tell_alike_warnings();
         let donor = self.donor();
         let tokenizer_donor = tokens.as_ref().map_or(donor, |t| t.donor);
         let tokenizer_digests = tokens.as_ref().map_or(Vec::new(), |t| t.digests.clone());
@@ -492,6 +496,10 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
             json!([t.name, t.dtype, inputs, t.parameters])
         })
         .collect();
+    // where no config of a model is made, what configs say decides the adapter
+    let config = |s: &crate::Source| checkpoint::digest_bytes(s.checkpoint.config.to_string().as_bytes());
+    let configs: Vec<String> =
+        if matches!(plan.product, Product::Model) { Vec::new() } else { sources.iter().map(config).collect() };
     let identity = json!({
         "engine": crate::VERSION,
         "method": plan.about.name,
@@ -502,6 +510,7 @@ fn digest(plan: &Plan, sources: &Sources) -> String {
         "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,
+        "configs": configs,
         "made": plan.made.iter().map(|f| json!([f.name, checkpoint::digest_bytes(&f.content)])).collect::<Vec<_>>(),
         "tokenizers": plan.tokenizer_digests,
         "carried": crate::artifact::carried_identity(plan, sources),

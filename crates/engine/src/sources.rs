@@ -79,10 +79,12 @@ impl Sources {
     /// Whether all that a recipe merges are adapters and none a model.
     pub(crate) fn are_adapters(recipe: &Recipe, access: &Access) -> bool {
         let Content::Models(models) = &recipe.content else { return false };
-        let is_adapter = |model: &ModelRef| {
-            model.lora.is_none() && access.resolve_dir(&model.path).is_ok_and(|dir| adapter::is_adapter(&dir))
-        };
-        models.iter().all(|input| is_adapter(&input.model))
+        models.iter().all(|input| is_adapter(&input.model, access))
+    }
+
+    /// A model that is an adapter, with where the recipe names it.
+    pub(crate) fn first_adapter<'a>(recipe: &'a Recipe, access: &Access) -> Option<(String, &'a ModelRef)> {
+        recipe.models().into_iter().find(|(_, model)| is_adapter(model, access))
     }
 
     /// Models that are not on this machine but could be on the Hub; what they hold is not known here.
@@ -144,6 +146,10 @@ impl Sources {
 
 pub(crate) fn architecture(model: &ModelRef, checkpoint: &Checkpoint) -> Architecture {
     Architecture::of(checkpoint, model.override_architecture.as_deref())
+}
+
+fn is_adapter(model: &ModelRef, access: &Access) -> bool {
+    model.lora.is_none() && access.resolve_dir(&model.path).is_ok_and(|dir| adapter::is_adapter(&dir))
 }
 
 type Reason = (&'static str, String);

@@ -58,7 +58,7 @@ fn weights_of_an_average_are_shares() {
                 Some("/models the weights sum to 2 and `normalize` is off, so every value comes out 2 times"),
             ),
             (&["[0.5, 0.2]", "[0.5, 0.8]"], off, None),
-            (&["[0.5, 0.2]", "0.5"], off, Some("0.85 times")),
+            (&["[0.5, 0.2]", "0.5"], off, Some("sum to 1 at the first layer and to 0.7 at the last")),
             (&["[{filter: mlp, value: 3}, {value: 1}]", "0.5"], off, None),
         ],
     );

@@ -48,6 +48,7 @@ impl Draft {
             let beside = Node { at: None, kind: Kind::Null };
             return Err(problem_at(&beside, "/options", "too_many", detail).into());
         }
+        Node::from_json(&Value::Object(options.clone())).within_limits()?;
         for (name, value) in options.iter().filter(|(_, value)| !value.is_null()) {
             self.documents.iter_mut().for_each(|document| set_option(document, name, Node::from_json(value)));
             self.is_as_written = false;

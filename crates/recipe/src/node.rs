@@ -219,6 +219,8 @@ fn options() -> serde_yaml::Options {
             // so many and as many empty ones; past them the text is not read on
             max_documents: 2 * limits::STAGES_MAX,
         },
+        // YAML 1.1 reads y, n, yes, no, on and off as booleans; they are texts here, and count as booleans where one is due
+        strict_booleans: true,
         reject_unsupported_tags: true,
         with_snippet: false,
     }

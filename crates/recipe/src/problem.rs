@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits;
+
 /// One finding: an error when it stands in a [`Refusal`], else a warning.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
@@ -101,6 +103,9 @@ impl Positions {
 
 /// The known name most like `name`, when it is like enough to be what was meant.
 pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > limits::KEY_BYTES_MAX {
+        return None;
+    }
     let allowed = (name.chars().count() / 3).max(1);
     known
         .into_iter()

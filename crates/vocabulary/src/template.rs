@@ -111,7 +111,10 @@ pub fn markers(template: &str) -> BTreeSet<&str> {
     for (open, close) in [("<|", "|>"), ("[|", "|]")] {
         let starts = template.match_indices(open).map(|(at, _)| &template[at..]);
         let near = starts.map(|text| &text[..text.floor_char_boundary(MARKER_BYTES_MAX)]);
-        let whole = near.filter_map(|text| text.find(close).map(|end| &text[..end + close.len()]));
+        let whole = near.filter_map(|text| {
+            let end = open.len() + text.get(open.len()..)?.find(close)?;
+            Some(&text[..end + close.len()])
+        });
         found.extend(whole.filter(|marker| is_marker(marker)).take(MARKERS_MAX));
     }
     found

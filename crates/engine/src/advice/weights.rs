@@ -24,6 +24,15 @@ pub(super) fn do_not_sum(subject: &Subject<'_>) -> Vec<Advice> {
         let normalized = switch(subject, slice, "normalize")?;
         let off = [first, middle, last].into_iter().find(|w| (sum(w) - 1.0).abs() > SUM_TOLERANCE)?;
         let total = sum(off);
+        if first != last || first != middle {
+            let then =
+                if normalized { "`normalize` divides by that" } else { "`normalize` is off, so values grow by that" };
+            return Some(format!(
+                "the weights sum to {} at the first layer and to {} at the last, and {then}: let them sum to 1 everywhere",
+                figure(sum(first)),
+                figure(sum(last))
+            ));
+        }
         let equal = off.windows(2).all(|pair| pair[0] == pair[1]);
         if total == 0.0 || (normalized && equal) {
             return None;

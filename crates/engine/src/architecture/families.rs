@@ -181,6 +181,12 @@ impl Families {
         self.tied.iter().find(|tie| tie.head == name).map(|tie| tie.embeddings.as_slice())
     }
 
+    /// The output head that models of a family tie to this embedding.
+    pub fn head_of(&self, embedding: &str) -> Option<&str> {
+        let ties = self.tied.iter().filter(|tie| tie.embeddings.iter().any(|e| e == embedding));
+        ties.map(|tie| tie.head.as_str()).find(|head| crate::layers::is_head(head))
+    }
+
     /// Whether a tensor's rows belong to tokens, by its name outside the layers.
     pub fn is_vocabulary(&self, name: &str) -> bool {
         let listed = |list: &[String]| list.iter().any(|n| n == name);

@@ -2,6 +2,7 @@
 //!
 //! How large they are is known only then: until then they stand in a draft that has room for the largest.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -62,23 +63,18 @@ impl Draft {
         let tasks = &execution.plan.tasks;
         let kept = self.shapes.iter().zip(tasks).filter_map(|(shape, task)| Some((task, shape.clone()?)));
         let tensors = kept.map(|(task, shape)| (task.name.clone(), task.dtype, shape)).collect();
-        let mut layout = layout_shards(tensors, u64::MAX).pop().ok_or_else(nothing)?;
+        let mut layout = layout_shards(tensors, u64::MAX).pop().ok_or(ExecuteError::NothingToExtract)?;
         layout.file_name = adapter::files::WEIGHTS.to_owned();
         let shard = ShardFile::create(dir, &layout)?;
         let draft = File::open(&self.file.path).map_err(ExecuteError::io(&self.file.path))?;
+        let starts: HashMap<&str, u64> = tasks.iter().map(|task| (task.name.as_str(), task.start)).collect();
         for tensor in &layout.tensors {
-            let task = tasks.iter().find(|task| task.name == tensor.name).expect("laid out from the tasks");
-            copy((&draft, task.start), (&shard, tensor.start), tensor.bytes, &self.file.path)?;
+            copy((&draft, starts[tensor.name.as_str()]), (&shard, tensor.start), tensor.bytes, &self.file.path)?;
         }
         shard.sync()?;
         std::fs::remove_file(&self.file.path).map_err(ExecuteError::io(&self.file.path))?;
         Ok(layout)
     }
-}
-
-fn nothing() -> ExecuteError {
-    let reason = "there is no difference between the models, so there is nothing to extract".to_owned();
-    ExecuteError::Unmergeable { tensor: String::new(), reason }
 }
 
 fn width(dtype: Dtype) -> usize {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::delta::{Delta, Factor, Factors};
 use crate::ExecuteError;
 use crate::architecture::FAMILIES;
+use crate::layers;
 
 /// Attributes of model classes that checkpoints of the bare model leave out.
 const OUTER_NAMES: &[&str] = &["transformer.", "model."];
@@ -111,7 +112,7 @@ impl Applied {
         json!(self.config_digest)
     }
 
-    /// One thread reads them, others that want the same wait.
+    /// One thread reads at a time: factors are small, and what is read is held for the next tiles.
     fn factors(
         &self,
         delta: &Delta,
@@ -171,6 +172,26 @@ fn target<'a>(checkpoint: &'a Checkpoint, module: &str, what: &str) -> Result<&'
     }
 }
 
+/// A head that was tied to an embedding stays as it was when an adapter has trained a copy of the embedding: PEFT puts the
+/// copy in the embedding's place alone.
+fn keep_head(checkpoint: &mut Checkpoint, embedding: &str, before: Option<TensorPlace>) {
+    let has_head = checkpoint.tensors.keys().any(|name| layers::is_head(name));
+    let Some(head) = FAMILIES.head_of(embedding).filter(|_| !has_head && !layers::is_untied(&checkpoint.config)) else {
+        return;
+    };
+    checkpoint.tensors.extend(before.map(|place| (head.to_owned(), place)));
+    untie(&mut checkpoint.config);
+}
+
+fn untie(config: &mut Value) {
+    for flag in layers::TIE_FLAGS {
+        if let Some(value) = config.pointer_mut(flag) {
+            *value = json!(false);
+        }
+    }
+    config["tie_word_embeddings"] = json!(false);
+}
+
 /// The model's tensor becomes the one that the adapter has saved.
 fn replace(checkpoint: &mut Checkpoint, name: &str, place: TensorPlace) -> Result<(), AttachError> {
     if let Some(own) = name_of(checkpoint, name).cloned() {
@@ -181,13 +202,14 @@ fn replace(checkpoint: &mut Checkpoint, name: &str, place: TensorPlace) -> Resul
                 place.info.shape
             )));
         }
-        checkpoint.tensors.insert(own, place);
+        let before = checkpoint.tensors.insert(own.clone(), place);
+        keep_head(checkpoint, &own, before);
         return Ok(());
     }
-    let tied = checkpoint.config.get("tie_word_embeddings") != Some(&Value::Bool(false));
+    let tied = !layers::is_untied(&checkpoint.config);
     if FAMILIES.tied_to(name).is_some() && tied {
         // a head of its own ends the tie
-        checkpoint.config["tie_word_embeddings"] = json!(false);
+        untie(&mut checkpoint.config);
         checkpoint.tensors.insert(name.to_owned(), place);
         return Ok(());
     }

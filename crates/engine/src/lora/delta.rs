@@ -75,7 +75,9 @@ impl Delta {
             // a row of zeros has no direction to be given a length in
             Ok(if square > 0.0 { (f64::from(*wanted) / square.sqrt()) as f32 } else { 0.0 })
         };
-        wanted.iter().enumerate().map(factor).collect()
+        // a vocabulary that is cut has fewer rows than were trained
+        let rows = place.info.shape.first().map_or(0, |rows| *rows as usize);
+        wanted.iter().take(rows).enumerate().map(factor).collect()
     }
 
     /// Fills `buffer` with f32 values of the adapted tensor, from element `at` on.

@@ -7,13 +7,10 @@ use checkpoint::Dtype;
 use serde_json::{Value, json};
 
 use super::{Planner, TensorTask};
+use crate::architecture::Module;
 use crate::architecture::depth::{Kind, Taken, Unfit, set_depth};
-use crate::architecture::{FAMILIES, Module};
 use crate::layers;
 use crate::slices::Slice;
-
-/// Where configs say that head and embedding are one.
-const TIE_FLAGS: &[&str] = &["/tie_word_embeddings", "/text_config/tie_word_embeddings"];
 
 impl Planner<'_> {
     /// Who gives config and generation files: the base, else the first model.
@@ -37,7 +34,7 @@ impl Planner<'_> {
                 config[key] = json!(name);
             }
         }
-        self.set_truncated(&mut config, tasks);
+        self.set_vocabulary_size(&mut config, tasks);
         self.set_tied(&mut config, tasks);
         config
     }
@@ -58,34 +55,37 @@ impl Planner<'_> {
         }
     }
 
-    /// Where vocabularies were cut, the config says to how many rows.
-    fn set_truncated(&self, config: &mut Value, tasks: &[TensorTask]) {
-        if !self.recipe.options.unsafe_truncate_embeddings || self.recipe.tokenizer.is_some() {
+    /// Where no vocabulary is merged, the config says how many rows the embedding has that is written.
+    fn set_vocabulary_size(&mut self, config: &mut Value, tasks: &[TensorTask]) {
+        if self.recipe.tokenizer.is_some() {
             return;
         }
         let is_embedding = |t: &&TensorTask| {
             layers::is_vocabulary(&t.name) && layers::is_before_layers(&t.name) && t.parameters.shape.len() == 2
         };
         let Some(embedding) = tasks.iter().find(is_embedding) else { return };
+        let rows = embedding.parameters.shape[0];
         for key in super::tokens::SIZE_KEYS {
-            if let Some(size) = config.pointer_mut(key) {
-                *size = json!(embedding.parameters.shape[0]);
-            }
+            let Some(size) = config.pointer_mut(key).filter(|size| size.as_u64() != Some(rows)) else { continue };
+            let detail = format!(
+                "`{}` of config.json is {size}, and tensor {:?} has {rows} rows; {rows} is written",
+                &key[1..],
+                embedding.name
+            );
+            *size = json!(rows);
+            self.warn("", "vocabulary_size", detail);
         }
     }
 
     /// Loaders ignore a head that is written where the config says it is tied, and miss one that is not.
     fn set_tied(&self, config: &mut Value, tasks: &[TensorTask]) {
-        let is_head = |name: &str| {
-            FAMILIES.tied_to(name).is_some() && name.ends_with(".weight") && !layers::is_before_layers(name)
-        };
-        let has_head = tasks.iter().any(|t| is_head(&t.name));
+        let has_head = tasks.iter().any(|t| layers::is_head(&t.name));
         let says = |config: &Value, wanted: bool| {
-            TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(wanted)))
+            layers::TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(wanted)))
         };
-        let lacks_head = |s: &crate::Source| !s.checkpoint.tensors.keys().any(|name| is_head(name));
+        let lacks_head = |s: &crate::Source| !s.checkpoint.tensors.keys().any(|name| layers::is_head(name));
         let was_tied = self.sources.iter().any(|s| says(&s.checkpoint.config, true));
-        for flag in TIE_FLAGS {
+        for flag in layers::TIE_FLAGS {
             if let Some(value) = config.pointer_mut(flag).filter(|_| has_head || was_tied) {
                 *value = json!(!has_head);
             }

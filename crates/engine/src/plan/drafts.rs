@@ -191,7 +191,7 @@ fn add(
     let draft = |inputs, present, copied| Draft { name: name.clone(), slice: index, t, depth, inputs, present, copied };
     match planner.inputs_of(slice, &wanted[0], inputs) {
         Found::Inputs { inputs, present } => drafts.push(draft(inputs, present, false)),
-        Found::One(input) => drafts.push(draft(vec![input], vec![0], true)),
+        Found::One(input, at) => drafts.push(draft(vec![input], vec![at], true)),
         Found::Nothing => {}
     }
 }
@@ -358,7 +358,7 @@ fn stack<'a>(planner: &mut Planner<'_>, wanted: &SliceSource<'_>, member: &Membe
 pub(super) fn find<'a>(source: &'a Source, name: &str) -> Option<(&'a String, &'a checkpoint::TensorPlace)> {
     let tensors = &source.checkpoint.tensors;
     tensors.get_key_value(name).or_else(|| {
-        let untied = source.checkpoint.config.get("tie_word_embeddings") == Some(&serde_json::Value::Bool(false));
+        let untied = layers::is_untied(&source.checkpoint.config);
         let shared = FAMILIES.tied_to(name).filter(|_| !untied)?;
         shared.iter().find_map(|embedding| tensors.get_key_value(embedding))
     })

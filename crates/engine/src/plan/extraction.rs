@@ -1,10 +1,12 @@
 //! The plan of an extraction: which modules are decomposed, which tensors are saved whole, and how large they can be.
 
+use std::collections::{HashMap, HashSet};
+
 use checkpoint::{Dtype, ShardLayout, is_floating, is_mergeable, layout_shards};
 use recipe::{Content, Refusal};
 use serde_json::{Value, json};
 
-use super::drafts::{Draft, HEADS, drafts};
+use super::drafts::{Draft, drafts};
 use super::{Plan, Planner, Product, Settings, TaskInput, TensorTask, Work, digest, dtype_of, promote};
 use crate::check::base_of;
 use crate::layers;
@@ -57,6 +59,16 @@ pub(crate) struct Whole {
     pub task: usize,
 }
 
+impl Item {
+    /// The module, and whether it is decomposed.
+    fn of_module(&self) -> (String, bool) {
+        match self {
+            Item::Decompose(d) => (d.module.clone(), true),
+            Item::Whole(w) | Item::Bias(w) => (w.module.clone(), false),
+        }
+    }
+}
+
 /// A tensor of both models, and what the recipe wants of it.
 struct Candidate {
     name: String,
@@ -67,8 +79,13 @@ struct Candidate {
 
 impl Planner<'_> {
     pub(super) fn extraction(mut self, text: Value, settings: &Settings) -> Result<Plan, Refusal> {
-        if matches!(self.recipe.content, Content::Slices(_)) {
-            self.error("/slices", "conflict", "an adapter is extracted from a whole model; write `models`");
+        let other_form = match &self.recipe.content {
+            Content::Models(_) => None,
+            Content::Slices(_) => Some("/slices"),
+            Content::Modules(_) => Some("/modules"),
+        };
+        if let Some(pointer) = other_form {
+            self.error(pointer, "conflict", "an adapter is extracted from a whole model; write `models`");
         }
         if self.recipe.tokenizer.is_some() {
             self.error("/tokenizer", "conflict", "an adapter has no vocabulary; remove `tokenizer`");
@@ -78,7 +95,7 @@ impl Planner<'_> {
         self.refuse_if_any()?;
         let mut making = Making { tasks: Vec::new(), items: Vec::new(), others: Vec::new(), peak: 0, tied: false };
         let candidates: Vec<Candidate> = drafts.iter().filter_map(|draft| self.candidate(draft)).collect();
-        making.tied = self.is_tied() && !candidates.iter().any(|c| HEADS.contains(&c.name.as_str()));
+        making.tied = self.is_tied() && !candidates.iter().any(|c| layers::is_head(&c.name));
         for candidate in &candidates {
             self.place(candidate, &mut making, settings);
         }
@@ -131,18 +148,21 @@ impl Planner<'_> {
     fn place(&mut self, candidate: &Candidate, making: &mut Making, settings: &Settings) {
         let name = &candidate.name;
         let dtypes = candidate.dtypes();
-        if dtypes.iter().all(|d| !is_floating(*d)) || name.ends_with(".bias") {
+        if dtypes.iter().all(|d| !is_floating(*d)) {
             return;
         }
         if let Some(other) = dtypes.iter().find(|d| !is_mergeable(**d)) {
             let detail = format!("tensor {name:?} has unsupported dtype {other:?}; BF16, F16 and F32 are read");
             return self.error("/models", "unsupported_dtype", detail);
         }
+        if name.ends_with(".bias") {
+            return;
+        }
         let Some(module) = name.strip_suffix(".weight") else {
             let detail = format!(
                 "tensor {name:?} is no weight or bias of a module, which is all that an adapter can carry; it is left out"
             );
-            return self.warnings.push(self.recipe.positions.problem("/models", "left_out", detail));
+            return self.warn("/models", "left_out", detail);
         };
         if candidate.is_matrix() && candidate.rank() == Some(0) {
             return making.others.push(self.outer_name(module));
@@ -172,7 +192,7 @@ impl Planner<'_> {
             if embedding { ["lora_embedding_A", "lora_embedding_B"] } else { ["lora_A.weight", "lora_B.weight"] };
         if making.tied && is_embedding_of_tokens(&candidate.name) {
             let detail = "the head is tied to the embedding, which PEFT decomposes alone: the head follows once the adapter is merged into the model, not before";
-            self.warnings.push(self.recipe.positions.problem("/parameters/embeddings", "tied_head", detail));
+            self.warn("/parameters/embeddings", "tied_head", detail);
         }
         let outer = self.outer_name(module);
         let energy = match candidate.parameters.shared.get("energy") {
@@ -199,7 +219,7 @@ impl Planner<'_> {
                     "tensor {:?} has more or fewer tokens than in the base; it is saved whole, and the base must be resized before the adapter is loaded",
                     candidate.name
                 );
-                self.warnings.push(self.recipe.positions.problem("/models", "shape_mismatch", detail));
+                self.warn("/models", "shape_mismatch", detail);
             }
             Some(base) => {
                 let detail = format!(
@@ -223,25 +243,40 @@ impl Planner<'_> {
 
     /// Of a decomposed module the bias beneath the factors, of one that is saved its own.
     fn biases(&mut self, candidates: &[Candidate], making: &mut Making) {
+        let of_modules: HashMap<String, bool> = making.items.iter().map(Item::of_module).collect();
+        let others: HashSet<String> = making.others.iter().cloned().collect();
         for candidate in candidates {
             let Some(module) = candidate.name.strip_suffix(".bias") else { continue };
             let outer = self.outer_name(module);
-            let of_module = |item: &&Item| match item {
-                Item::Decompose(d) => d.module == outer,
-                Item::Whole(w) | Item::Bias(w) => w.module == outer,
-            };
-            let found = making.items.iter().find(of_module);
-            let decomposed = matches!(found, Some(Item::Decompose(_)));
-            if found.is_none() || (decomposed && !candidate.flag("save")) {
-                continue;
+            match of_modules.get(&outer) {
+                Some(decomposed) if !decomposed || candidate.flag("save") => {
+                    self.bias(candidate, outer, *decomposed, making);
+                }
+                None if !others.contains(&outer) => {
+                    let detail =
+                        format!("tensor {:?} belongs to no module with a weight; it is left out", candidate.name);
+                    self.warn("/models", "left_out", detail);
+                }
+                _ => {}
             }
-            let name = if decomposed { "base_layer.bias" } else { "bias" };
-            let shape = candidate.finetuned.place.info.shape.clone();
-            let dtype = self.dtype(candidate);
-            let task = making.task(candidate, format!("{WRAPPER}{outer}.{name}"), dtype, shape);
-            let whole = Whole { module: outer, task };
-            making.items.push(if decomposed { Item::Bias(whole) } else { Item::Whole(whole) });
         }
+    }
+
+    fn bias(&mut self, candidate: &Candidate, module: String, decomposed: bool, making: &mut Making) {
+        let shape = candidate.finetuned.place.info.shape.clone();
+        let base = candidate.base.as_ref().map(|base| &base.place.info.shape);
+        if let Some(base) = base.filter(|base| **base != shape) {
+            let detail = format!(
+                "tensor {:?} has the shape {shape:?} and in the base {base:?}; only models of one shape differ by an adapter",
+                candidate.name
+            );
+            return self.error("/models", "shape_mismatch", detail);
+        }
+        let name = if decomposed { "base_layer.bias" } else { "bias" };
+        let dtype = self.dtype(candidate);
+        let task = making.task(candidate, format!("{WRAPPER}{module}.{name}"), dtype, shape);
+        let whole = Whole { module, task };
+        making.items.push(if decomposed { Item::Bias(whole) } else { Item::Whole(whole) });
     }
 
     fn dtype(&self, candidate: &Candidate) -> Dtype {

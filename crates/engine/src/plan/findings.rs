@@ -20,7 +20,22 @@ impl Planner<'_> {
     }
 
     pub(super) fn warn(&mut self, pointer: &str, code: &str, detail: impl Into<String>) {
-        self.warnings.push(self.recipe.positions.problem(pointer, code, detail));
+        let warning = self.recipe.positions.problem(pointer, code, detail);
+        let alike = self.alike_warnings.entry((warning.pointer.clone(), warning.code.clone())).or_default();
+        *alike += 1;
+        if *alike <= ALIKE_TOLD_MAX {
+            self.warnings.push(warning);
+        }
+    }
+
+    /// Of warnings of one kind at one place the first are told, and of the rest their number.
+    pub(super) fn tell_alike_warnings(&mut self) {
+        for ((pointer, code), count) in std::mem::take(&mut self.alike_warnings) {
+            if count > ALIKE_TOLD_MAX {
+                let detail = format!("and {} more like it", count - ALIKE_TOLD_MAX);
+                self.warnings.push(self.recipe.positions.problem(&pointer, &code, detail));
+            }
+        }
     }
 
     pub(super) fn found(&mut self, problem: Problem) {
@@ -54,6 +69,16 @@ impl Planner<'_> {
         for source in &self.sources.list[1..] {
             let found = &source.architecture.class;
             if found != expected {
+                let unnamed = [first, source].into_iter().find(|s| s.checkpoint.config.get("architectures").is_none());
+                if let Some(unnamed) = unnamed.filter(|s| s.model.override_architecture.is_none()) {
+                    let detail = format!(
+                        "config.json of model {:?} has no `architectures`, so nothing says that it is a {}; add it there, or give the model as `{{model: {{path: ...}}, override_architecture: CLASS}}`",
+                        unnamed.model.to_string(),
+                        if std::ptr::eq(unnamed, source) { expected } else { found }
+                    );
+                    self.error("", "architecture_mismatch", detail);
+                    continue;
+                }
                 let detail = format!(
                     "{:?} is a {found} and {:?} a {expected}; merge models of one architecture, or set `options: {{allow_crimes: true}}` if their tensors really mean the same",
                     source.model.to_string(),
@@ -145,6 +170,9 @@ impl Planner<'_> {
             let model = source.model.to_string();
             if let Some(reason) = source.architecture.contradiction(&source.checkpoint) {
                 self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
+            }
+            if let Some(reason) = source.architecture.uncounted(&source.checkpoint) {
+                self.warn("", "uncounted_layers", format!("model {model:?}: {reason}"));
             }
             for reason in crate::artifact::unreadable(source, &self.sources.access) {
                 self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));

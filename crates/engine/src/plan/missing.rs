@@ -18,8 +18,8 @@ pub(super) enum Found {
         /// Which of the slice's sources they are of.
         present: Vec<usize>,
     },
-    /// To be taken as it is.
-    One(TaskInput),
+    /// To be taken as it is, with the place of its source in the slice.
+    One(TaskInput, usize),
     Nothing,
 }
 
@@ -52,7 +52,7 @@ impl Planner<'_> {
         }
         if self.is_copied(slice, name, &format!("not in {lacking}, though other inputs have it")) {
             let of_base = present.iter().position(|i| Some(*i) == slice.base).unwrap_or(0);
-            return Found::One(there[of_base].clone());
+            return Found::One(there[of_base].clone(), present[of_base]);
         }
         Found::Nothing
     }

@@ -65,10 +65,13 @@ impl<'a> Planner<'a> {
             })
             .collect();
         self.refuse_if_any()?;
-        let held_bytes = modules.iter().map(|module| peak_bytes(mixing, module, &tasks)).max().unwrap_or(0);
+        let mut peaks: Vec<u64> = modules.iter().map(|module| peak_bytes(mixing, module, &tasks)).collect();
+        peaks.sort_unstable_by(|a, b| b.cmp(a));
+        // as many modules are made at once as there are threads
+        let held_bytes = peaks.iter().take(settings.thread_count()).fold(0u64, |sum, peak| sum.saturating_add(*peak));
         if held_bytes > settings.memory {
             let detail = format!(
-                "the factors of one module take {held_bytes} bytes to merge and the merge may use {}; raise --memory",
+                "the factors of the modules that are merged at once take {held_bytes} bytes and the merge may use {}; raise --memory, or lower --threads",
                 settings.memory
             );
             self.error("", "too_large", detail);

@@ -7,7 +7,7 @@ use crate::problem::{escape, nearest};
 use crate::types::{Options, UnknownTensors};
 
 /// Options that change the output.
-const ACTING: &[&str] = &[
+pub(super) const ACTING: &[&str] = &[
     "advice",
     "allow_crimes",
     "allow_missing_tensors",

@@ -52,6 +52,10 @@ impl Decoder {
             self.wrong_type(pointer, node, "a map of tokens");
             return None;
         };
+        if entries.iter().any(|(key, _)| key.name.is_empty()) {
+            self.error(pointer, "invalid_value", "a token is a text; this one is empty");
+            return None;
+        }
         let tokens: Vec<_> = entries
             .iter()
             .map(|(key, value)| {

@@ -8,10 +8,7 @@ use crate::problem::{Problem, escape, nearest};
 const PLACES: &[(&[&str], &str)] = &[
     (&["base_model"], "at the top level of the recipe, or beside the `sources` of a slice"),
     (TOP_KEYS, "at the top level of the recipe"),
-    (
-        &["allow_crimes", "allow_missing_tensors", "allow_non_finite", "out_shard_size", "random_seed", "advice"],
-        "under `options`",
-    ),
+    (super::options::ACTING, "under `options`"),
     (&["source", "tokens", "pad_to_multiple_of"], "under `tokenizer`"),
     (&["force"], "in an entry of `tokens` under `tokenizer`"),
     (&["sources"], "in an entry of `slices`"),

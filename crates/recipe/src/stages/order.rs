@@ -76,6 +76,13 @@ fn uses(stages: &mut [Stage]) -> Result<Vec<Vec<String>>, Refusal> {
     for stage in stages {
         let mut found = Vec::new();
         for (pointer, model) in stage.recipe.models() {
+            if let Some(adapter) = model.lora.as_ref().filter(|adapter| places.contains_key(&adapter.path)) {
+                let detail = format!(
+                    "{:?} is a stage; an adapter that a stage makes cannot be applied in the same recipe yet: submit it as a job of its own",
+                    adapter.path
+                );
+                problems.push(stage.problem(&pointer, "not_yet", detail));
+            }
             let Some(used) = places.get(&model.path) else { continue };
             if model.revision.is_some() {
                 let detail = format!("{:?} is a stage, which has no revision; write its name alone", model.path);

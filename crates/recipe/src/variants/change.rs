@@ -88,10 +88,10 @@ fn of_model(root: &mut Node, change: &Change, model: &str, parameter: &str) -> R
     let all = places(root);
     let is_meant =
         |place: &&Place| place.entry(root).and_then(|entry| entry.get("model")).is_some_and(|m| names(m, model));
-    let mut found: Vec<Place> = all.iter().filter(is_meant).copied().collect();
+    let mut found: Vec<Place> = all.iter().filter(is_meant).cloned().collect();
     if found.is_empty() {
         // of models that are alike the number says which
-        found.extend(model.parse::<usize>().ok().and_then(|number| all.get(number)));
+        found.extend(model.parse::<usize>().ok().and_then(|number| all.get(number).cloned()));
     }
     if found.is_empty() {
         let detail =
@@ -105,47 +105,61 @@ fn of_model(root: &mut Node, change: &Change, model: &str, parameter: &str) -> R
     Ok(found.into_iter().map(|place| format!("{}/parameters/{}", place.pointer(), escape(parameter))).collect())
 }
 
-/// Where the recipe merges a model.
-#[derive(Debug, Clone, Copy)]
-enum Place {
-    Model(usize),
-    Source { slice: usize, source: usize },
+/// Where the recipe merges a model: the way there.
+#[derive(Debug, Clone)]
+struct Place(Vec<Step>);
+
+#[derive(Debug, Clone)]
+enum Step {
+    Key(String),
+    Item(usize),
 }
 
 /// Every such place, in the order of the text.
 fn places(root: &Node) -> Vec<Place> {
-    let models = (0..root.get("models").map_or(0, Node::len)).map(Place::Model);
-    let slices = root.get("slices").map_or(&[][..], Node::items);
+    let mut found = places_of(root, &[]);
+    if let Some(Kind::Map(modules)) = root.get("modules").map(|node| &node.kind) {
+        for (key, module) in modules {
+            found.extend(places_of(module, &[Step::Key("modules".to_owned()), Step::Key(key.name.clone())]));
+        }
+    }
+    found
+}
+
+/// Those of `models` and `slices` in a recipe, or in one of its modules.
+fn places_of(scope: &Node, above: &[Step]) -> Vec<Place> {
+    let place = |steps: Vec<Step>| Place([above, &steps].concat());
+    let key = |name: &str| Step::Key(name.to_owned());
+    let models = (0..scope.get("models").map_or(0, Node::len)).map(|i| place(vec![key("models"), Step::Item(i)]));
+    let slices = scope.get("slices").map_or(&[][..], Node::items);
     let sources = slices.iter().enumerate().flat_map(|(slice, node)| {
-        (0..node.get("sources").map_or(0, Node::len)).map(move |source| Place::Source { slice, source })
+        (0..node.get("sources").map_or(0, Node::len))
+            .map(move |source| place(vec![key("slices"), Step::Item(slice), key("sources"), Step::Item(source)]))
     });
     models.chain(sources).collect()
 }
 
 impl Place {
-    fn pointer(self) -> String {
-        match self {
-            Place::Model(i) => format!("/models/{i}"),
-            Place::Source { slice, source } => format!("/slices/{slice}/sources/{source}"),
-        }
+    fn pointer(&self) -> String {
+        let step = |step: &Step| match step {
+            Step::Key(name) => format!("/{}", escape(name)),
+            Step::Item(i) => format!("/{i}"),
+        };
+        self.0.iter().map(step).collect()
     }
 
-    fn entry(self, root: &Node) -> Option<&Node> {
-        match self {
-            Place::Model(i) => root.get("models")?.items().get(i),
-            Place::Source { slice, source } => {
-                root.get("slices")?.items().get(slice)?.get("sources")?.items().get(source)
-            }
-        }
+    fn entry<'a>(&self, root: &'a Node) -> Option<&'a Node> {
+        self.0.iter().try_fold(root, |node, step| match step {
+            Step::Key(name) => node.get(name),
+            Step::Item(i) => node.items().get(*i),
+        })
     }
 
-    fn entry_mut(self, root: &mut Node) -> Option<&mut Node> {
-        match self {
-            Place::Model(i) => root.slot("models", None)?.item_mut(i),
-            Place::Source { slice, source } => {
-                root.slot("slices", None)?.item_mut(slice)?.slot("sources", None)?.item_mut(source)
-            }
-        }
+    fn entry_mut<'a>(&self, root: &'a mut Node) -> Option<&'a mut Node> {
+        self.0.iter().try_fold(root, |node, step| match step {
+            Step::Key(name) => node.slot(name, None),
+            Step::Item(i) => node.item_mut(*i),
+        })
     }
 }
 
