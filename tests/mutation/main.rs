@@ -39,6 +39,16 @@ fn mutated_tokenizers_are_read_or_refused() {
 }
 
 #[test]
+fn mutated_sentencepiece_models_are_read_or_refused() {
+    hold("sentencepiece", &["fuzz/seeds/sentencepiece"], targets::sentencepiece::run);
+}
+
+#[test]
+fn mutated_chat_templates_are_read_or_refused() {
+    hold("chat_template", &["crates/vocabulary/src/template"], targets::chat_template::run);
+}
+
+#[test]
 fn mutated_pickles_are_read_or_refused() {
     hold("pickle", &["fuzz/seeds/pickle"], targets::pickle::run);
 }

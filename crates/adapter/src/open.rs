@@ -61,7 +61,10 @@ impl Factors {
 
 /// Whether a directory holds an adapter and no model.
 pub fn is_adapter(dir: &Path) -> bool {
-    dir.join(files::CONFIG).is_file() && !dir.join("config.json").exists()
+    // trainers leave the model's config.json beside it
+    let weights =
+        ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
+    dir.join(files::CONFIG).is_file() && !weights.iter().any(|name| dir.join(name).exists())
 }
 
 impl Adapter {

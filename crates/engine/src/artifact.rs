@@ -274,8 +274,8 @@ fn manifest(execution: &Execution<'_>, inputs: Value, files: &[ArtifactFile]) ->
 
 /// A model card with the metadata by which the Hub knows a merge.
 fn card(plan: &Plan, recipe_text: &str) -> String {
-    let hub_like = |m: &&String| m.parse::<recipe::ModelRef>().is_ok_and(|m| m.is_hub_like());
-    let bases: Vec<&String> = plan.made_of.iter().filter(hub_like).collect();
+    let hub_name = |m: &String| Some(m.parse::<recipe::ModelRef>().ok().filter(recipe::ModelRef::is_hub_like)?.path);
+    let bases: BTreeSet<String> = plan.made_of.iter().filter_map(hub_name).collect();
     let mut front = String::from("---\n");
     if !bases.is_empty() {
         front += "base_model:\n";

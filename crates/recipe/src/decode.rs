@@ -42,6 +42,10 @@ pub(crate) fn decode(node: &Node, lenient: bool) -> Result<Recipe, Refusal> {
     let mut decoder = Decoder { lenient, ..Decoder::default() };
     decoder.remember(node, "");
     let recipe = decoder.recipe(node);
+    if let Some(many) = recipe.as_ref().map(|recipe| recipe.models().len()).filter(|n| *n > limits::MODELS_MAX) {
+        let detail = format!("the recipe names {many} models; at most {} are accepted", limits::MODELS_MAX);
+        decoder.error("", "too_many", detail);
+    }
     match recipe {
         Some(recipe) if decoder.problems.is_empty() => {
             decoder.warnings.truncate(limits::PROBLEMS_MAX);

@@ -37,6 +37,8 @@ pub mod limits {
     pub const TEXT_BYTES_MAX: usize = 1024 * 1024;
     /// Nesting of lists and maps.
     pub const DEPTH_MAX: usize = 32;
+    /// Bytes of the pointers to all values.
+    pub const POINTER_BYTES_MAX: usize = 16 * 1024 * 1024;
     /// Bytes of one key: pointers repeat the keys above a value.
     pub const KEY_BYTES_MAX: usize = 256;
     /// Conditions of one setting.

@@ -86,11 +86,27 @@ impl Node {
         Node { at: None, kind }
     }
 
+    /// Values in this one, itself counted.
+    pub fn count(&self) -> usize {
+        let mut count = 0;
+        let mut left = vec![self];
+        while let Some(node) = left.pop() {
+            count += 1;
+            match &node.kind {
+                Kind::List(items) => left.extend(items),
+                Kind::Map(entries) => left.extend(entries.iter().map(|(_, value)| value)),
+                _ => {}
+            }
+        }
+        count
+    }
+
     /// Whether keys, nesting, texts and the number of values stay within the limits, however the tree came to be.
     pub fn within_limits(&self) -> Result<(), Problem> {
         let (mut nodes, mut text_bytes) = (0, 0);
-        let mut left = vec![(self, 0)];
-        while let Some((node, depth)) = left.pop() {
+        let mut pointer_bytes = 0;
+        let mut left = vec![(self, 0, 0)];
+        while let Some((node, depth, above)) = left.pop() {
             nodes += 1;
             if nodes > limits::NODES_MAX || depth > limits::DEPTH_MAX {
                 let detail =
@@ -102,9 +118,16 @@ impl Node {
                 let detail = format!("the texts of the recipe have more than {} bytes", limits::TEXT_BYTES_MAX);
                 return Err(whole("too_large", detail));
             }
+            // every value is remembered by the keys above it
+            pointer_bytes += above;
+            if pointer_bytes > limits::POINTER_BYTES_MAX {
+                let detail =
+                    format!("the keys above the recipe's values have more than {} bytes", limits::POINTER_BYTES_MAX);
+                return Err(whole("too_large", detail));
+            }
             match &node.kind {
                 Kind::Text(text) => text_bytes += text.len(),
-                Kind::List(items) => left.extend(items.iter().map(|item| (item, depth + 1))),
+                Kind::List(items) => left.extend(items.iter().map(|item| (item, depth + 1, above + PLACE_BYTES))),
                 Kind::Map(entries) => {
                     if let Some((key, _)) = entries.iter().find(|(key, _)| key.name.len() > limits::KEY_BYTES_MAX) {
                         let detail = format!(
@@ -115,7 +138,9 @@ impl Node {
                         let at = |place: fn((u32, u32)) -> u32| key.at.map(place);
                         return Err(Problem { line: at(|p| p.0), column: at(|p| p.1), ..whole("too_large", detail) });
                     }
-                    left.extend(entries.iter().map(|(_, value)| (value, depth + 1)));
+                    // escaping may double a key
+                    let below = |key: &Key| above + 1 + 2 * key.name.len();
+                    left.extend(entries.iter().map(|(key, value)| (value, depth + 1, below(key))));
                 }
                 _ => {}
             }
@@ -204,6 +229,9 @@ fn json_number(n: f64) -> serde_json::Value {
     n.into()
 }
 
+/// A place in a list, as a part of a pointer.
+const PLACE_BYTES: usize = 8;
+
 /// What one document is called that is not alone.
 const SEVERAL: &str = "several_documents";
 
@@ -237,11 +265,13 @@ fn syntax_problem(error: &serde_yaml::Error) -> Problem {
     let message = full.split(" at line ").next().unwrap_or(&full);
     let message = message.split("; use ").next().unwrap_or(message);
     let message = message.split(", set Duplicate").next().unwrap_or(message);
-    let (code, detail) = if message.contains("multiple YAML documents") {
+    // the user's own words stand behind a colon
+    let is_about = |words: &str| message.split(':').next().is_some_and(|head| head.contains(words));
+    let (code, detail) = if is_about("multiple YAML documents") {
         (SEVERAL, "one document is expected here, and there are several, divided by `---`".to_owned())
     } else if message.contains("non-finite float") {
         ("invalid_value", "infinity and NaN are no values here; write a finite number".to_owned())
-    } else if message.contains("budget") || message.contains("recursion") {
+    } else if is_about("budget") || is_about("recursion") {
         ("too_large", format!("the recipe is too large or too deeply nested once its aliases are expanded ({message})"))
     } else if message.contains("recursive references") {
         ("yaml_syntax", "an alias stands inside what it refers to".to_owned())

@@ -230,13 +230,13 @@ impl Default for Options {
     }
 }
 
-/// What becomes of tensors that do not belong to the model's architecture.
+/// What becomes of tensors that some of the models lack.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UnknownTensors {
     #[default]
     Error,
-    /// They are copied from the base or first model.
+    /// They are copied from the base, or the first model that has them.
     Copy,
 }
 

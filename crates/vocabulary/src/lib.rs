@@ -27,6 +27,8 @@ pub use template::{ChatTemplate, check as check_template, markers, most_frequent
 pub mod limits {
     /// Rows of one output matrix: an order of magnitude above any vocabulary, and little memory as a map.
     pub const ROWS_MAX: u32 = 4 * 1024 * 1024;
+    /// Rows of one output matrix times models: each model has a map of them.
+    pub const ROWS_TOTAL_MAX: u64 = 32 * 1024 * 1024;
     /// Tokens that one note names; of the rest it gives the number.
     pub const TOKENS_NAMED_MAX: usize = 5;
     /// Characters of a piece whose merges are looked for: longer ones are rulers and runs of blanks.

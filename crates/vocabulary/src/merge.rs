@@ -10,7 +10,7 @@ use crate::draft::Draft;
 use crate::explicit::{self, Explicit, known, position};
 use crate::input::Input;
 use crate::join::Unreached;
-use crate::limits::{ROWS_MAX, TOKENS_NAMED_MAX};
+use crate::limits::{ROWS_MAX, ROWS_TOTAL_MAX, TOKENS_NAMED_MAX};
 use crate::rows::{Layout, RowSource, Rows, rows};
 
 /// One model's tokenizer as found beside its weights.
@@ -132,7 +132,8 @@ fn layout(inputs: &[Input<'_>], draft: &Draft<'_>, multiple: Option<u32>) -> Res
         true => u64::from(shared),
         false => u64::from(draft.tokens()).next_multiple_of(u64::from(multiple)),
     };
-    match u32::try_from(rows).ok().filter(|rows| *rows <= ROWS_MAX) {
+    let fits = |rows: &u32| *rows <= ROWS_MAX && u64::from(*rows) * inputs.len() as u64 <= ROWS_TOTAL_MAX;
+    match u32::try_from(rows).ok().filter(fits) {
         Some(rows) => Ok(Layout { rows, is_shared }),
         None => Err(VocabularyError::TooManyRows { rows, max: ROWS_MAX }),
     }

@@ -57,7 +57,9 @@ pub(crate) fn set_depth<'a>(
     // older configs say it at the top too
     let is_tower = ["/vision_config", "/audio_config"].contains(&at);
     if let Some(top) = config.as_object_mut().filter(|_| !at.is_empty() && !is_tower) {
-        set_counts(top, module, count, taken.len());
+        if module.layer_counts.iter().any(|key| top.contains_key(key)) {
+            set_counts(top, module, count, taken.len());
+        }
     }
     unfit
 }
@@ -73,11 +75,27 @@ fn per_layer_widths(part: &Map<String, Value>, count: u32, taken: &[Taken<'_>]) 
 }
 
 fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth: usize) {
+    if !module.layer_counts.iter().any(|key| part.contains_key(key)) {
+        set_unnamed_count(part, module, count, depth);
+    }
     for key in &module.layer_counts {
         if let Some(value) = part.get_mut(key).filter(|v| v.as_u64() == Some(u64::from(count))) {
             *value = Value::from(depth);
         }
     }
+}
+
+/// In a config that counts layers by a name of its own, the only number that is their number; else the usual name, since
+/// loaders would take a number of theirs.
+fn set_unnamed_count(part: &mut Map<String, Value>, module: &Module, count: u32, depth: usize) {
+    let is_count = |value: &Value| value.as_u64() == Some(u64::from(count));
+    let alike: Vec<String> = part.iter().filter(|(_, value)| is_count(value)).map(|(key, _)| key.clone()).collect();
+    let key = match (alike.as_slice(), module.layer_counts.first()) {
+        ([only], _) => only,
+        (_, Some(usual)) => usual,
+        (_, None) => return,
+    };
+    part.insert(key.clone(), Value::from(depth));
 }
 
 /// Whether what a config says of each layer goes with the tensors that the layer has, so that it stays true of layers that

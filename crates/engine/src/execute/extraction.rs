@@ -39,7 +39,8 @@ pub(super) fn run(
 fn made(execution: &Execution<'_>, extraction: &Extraction) -> Made {
     let donor = execution.plan.donor;
     Made {
-        base_model: Some(execution.plan.models[donor].clone()),
+        // what a stage makes, or a model with an adapter, is no place to load a base from
+        base_model: execution.plan.base_name(&execution.sources.list[donor]),
         task_type: peft::task_type(&execution.sources.list[donor].checkpoint.config),
         fan_in_fan_out: extraction.fan_in_fan_out,
         others: extraction.others.iter().cloned().collect(),

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use super::missing::Found;
 use super::{Planner, TaskInput};
 use crate::Source;
-use crate::architecture::{FAMILIES, Stack};
+use crate::architecture::{FAMILIES, Stack, is_derived_buffer};
 use crate::layers;
 use crate::slices::{Slice, SliceSource};
 
@@ -239,16 +239,39 @@ fn layer_drafts(
 fn outside_layers(planner: &mut Planner<'_>, group: &Group<'_>, at: usize, before: bool, drafts: &mut Vec<Draft>) {
     let slice = &group.slices[at];
     let Some(sources) = members(planner, slice) else { return };
+    let everywhere: Vec<Member<'_>> = group.slices.iter().filter_map(|s| members(planner, s)).flatten().collect();
     let names: BTreeSet<&str> =
-        sources.iter().flat_map(Member::outside).filter(|name| layers::is_before_layers(name) == before).collect();
+        everywhere.iter().flat_map(Member::outside).filter(|name| layers::is_before_layers(name) == before).collect();
     for name in names {
         if is_too_much(planner, drafts) {
             return;
         }
-        let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
         let place = Place { slice: group.first + at, t: 0.0, depth: None };
-        add(planner, slice, &sources, &wanted, name.to_owned(), place, drafts);
+        if sources.iter().any(|s| find(s.source, name).is_some()) {
+            let wanted: Vec<String> = vec![name.to_owned(); sources.len()];
+            add(planner, slice, &sources, &wanted, name.to_owned(), place, drafts);
+        } else {
+            of_another_slice(planner, slice, &everywhere, name, place, drafts);
+        }
     }
+}
+
+/// A tensor outside the layers that none of the models has which such tensors come from.
+fn of_another_slice(
+    planner: &mut Planner<'_>,
+    slice: &Slice<'_>,
+    everywhere: &[Member<'_>],
+    name: &str,
+    place: Place,
+    drafts: &mut Vec<Draft>,
+) {
+    let Some(found) = everywhere.iter().find_map(|member| input(member, name)) else { return };
+    let why = "outside the layers, and not in the models of this slice, which such tensors come from";
+    if is_derived_buffer(name, &found.place.info) || !planner.is_copied(slice, name, why) {
+        return;
+    }
+    let Place { slice, t, depth } = place;
+    drafts.push(Draft { name: name.to_owned(), slice, t, depth, inputs: vec![found], present: vec![0], copied: true });
 }
 
 /// Layers past what a config counts (heads that predict further tokens) are in no slice: they are unknown tensors, which

@@ -59,6 +59,13 @@ pub(crate) struct Whole {
     pub task: usize,
 }
 
+impl Plan {
+    /// Where loaders find the base of an adapter; `None` where it is nowhere by itself.
+    pub(crate) fn base_name(&self, base: &crate::Source) -> Option<String> {
+        (base.stage.is_none() && base.model.lora.is_none()).then(|| base.model.path.clone())
+    }
+}
+
 impl Item {
     /// The module, and whether it is decomposed.
     fn of_module(&self) -> (String, bool) {
@@ -186,7 +193,8 @@ impl Planner<'_> {
         }
         making.peak = making.peak.max(peak);
         let embedding = layers::is_before_layers(&candidate.name);
-        let turned = embedding || (self.turned() && !is_outside(&candidate.name));
+        // Conv1D stands in layers alone
+        let turned = embedding || (self.turned() && layers::split(&candidate.name).is_some());
         let (a_side, b_side) = if turned { (rows, columns) } else { (columns, rows) };
         let ends =
             if embedding { ["lora_embedding_A", "lora_embedding_B"] } else { ["lora_A.weight", "lora_B.weight"] };
@@ -286,8 +294,13 @@ impl Planner<'_> {
 
     /// The module as the model's class names it: checkpoints of GPT-2 leave out what is around the layers.
     fn outer_name(&self, module: &str) -> String {
-        let bare = self.turned() && !module.starts_with("transformer.") && !module.starts_with("lm_head");
-        if bare { format!("transformer.{module}") } else { module.to_owned() }
+        let model = &self.sources.list[self.donor()].checkpoint;
+        let is_bare = || !model.tensors.keys().any(|name| name.starts_with("transformer."));
+        if self.turned() && !module.starts_with("lm_head") && is_bare() {
+            format!("transformer.{module}")
+        } else {
+            module.to_owned()
+        }
     }
 }
 

@@ -14,7 +14,9 @@ pub(crate) struct ModelStatistics {
 
 impl Planner<'_> {
     pub(super) fn model_statistics(&mut self, method: &dyn Method, tasks: &[TensorTask]) -> Option<ModelStatistics> {
-        let merged: Vec<usize> = (0..tasks.len()).filter(|i| matches!(tasks[*i].work, Work::Merge(_))).collect();
+        // a copy has no part in statistics
+        let is_merged = |task: &TensorTask| matches!(&task.work, Work::Merge(merge) if merge.copies().is_none());
+        let merged: Vec<usize> = (0..tasks.len()).filter(|i| is_merged(&tasks[*i])).collect();
         let first = &tasks[*merged.first()?].parameters;
         if !merged.iter().any(|i| method.spans_the_model(&tasks[*i].parameters)) {
             return None;

@@ -139,8 +139,7 @@ impl Tokens {
     /// Whether a tensor's rows have to be gathered: they belong to tokens, and the models' tokens differ. Whether they can be
     /// is for `gather` to say.
     pub fn concern(&self, draft: &Draft) -> bool {
-        let is_full = |input: &TaskInput| input.place.info.shape.first() == Some(&u64::from(self.rows[input.source]));
-        !self.output.is_identity && layers::is_vocabulary(&draft.name) && draft.inputs.iter().any(is_full)
+        !self.output.is_identity && layers::is_vocabulary(&draft.name)
     }
 
     pub fn set_size(&self, config: &mut Value) {

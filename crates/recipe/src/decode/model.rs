@@ -83,9 +83,13 @@ impl Decoder {
             self.error(pointer, "invalid_value", "the path of this model is empty");
             return None;
         }
-        if path.chars().any(char::is_control) {
+        let adapter = model.lora.as_deref();
+        let texts = [Some(path), model.revision.as_deref(), adapter.map(|a| a.path.as_str())].into_iter().flatten();
+        if let Some(path) =
+            texts.chain(adapter.and_then(|a| a.revision.as_deref())).find(|text| text.chars().any(char::is_control))
+        {
             let detail = format!(
-                "path {path:?} has a control character; in double quotes a backslash begins an escape: write the path without quotes, or with `/`"
+                "{path:?} has a control character; in double quotes a backslash begins an escape: write the path without quotes, or with `/`"
             );
             self.error(pointer, "invalid_value", detail);
             return None;

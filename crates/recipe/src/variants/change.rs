@@ -98,6 +98,15 @@ fn of_model(root: &mut Node, change: &Change, model: &str, parameter: &str) -> R
             format!("no model of the recipe is {model:?}; write one as the recipe does, or its number from 0 on");
         return Err(problem_at(&change.value, &change.pointer, "unknown_model", detail));
     }
+    let copies = found.len().saturating_mul(Node::count(&change.value));
+    if found.len() > limits::CHANGED_PLACES_MAX || copies > limits::NODES_MAX {
+        let detail = format!(
+            "sets {} values in {} places, more than a recipe may have",
+            Node::count(&change.value),
+            found.len()
+        );
+        return Err(problem_at(&change.value, &change.pointer, "too_many", detail));
+    }
     for place in &found {
         let entry = place.entry_mut(root).expect("the place was found in this tree");
         set_parameter(entry, parameter, Node::clone(&change.value));
