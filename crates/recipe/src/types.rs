@@ -75,12 +75,20 @@ impl Recipe {
         models
     }
 
+    /// Where the recipe says which vocabulary the output has.
+    pub fn tokenizer_pointer(&self) -> &'static str {
+        let short = "/tokenizer_source";
+        if self.positions.contains(short) { short } else { "/tokenizer" }
+    }
+
     fn tokenizer_models(&self) -> Vec<(String, &ModelRef)> {
         let Some(tokenizer) = &self.tokenizer else { return Vec::new() };
         let mut models = Vec::new();
         if let TokenizerSource::Model(model) = &tokenizer.source {
-            let short = "/tokenizer_source";
-            let pointer = if self.positions.contains(short) { short } else { "/tokenizer/source" };
+            let pointer = match self.tokenizer_pointer() {
+                "/tokenizer" => "/tokenizer/source",
+                short => short,
+            };
             models.push((pointer.to_owned(), model));
         }
         for (name, token) in &tokenizer.tokens {

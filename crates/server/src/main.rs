@@ -16,6 +16,7 @@ use report::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    end_with_the_reader();
     raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -44,6 +45,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Cancel(args) => commands::cancel::run(args).await,
         Command::Demo(args) => commands::demo::run(args).await,
     }
+}
+
+/// Who reads the output may stop early (`amalgam plan RECIPE | head`); printing then panics, which is no fault to tell of.
+fn end_with_the_reader() {
+    let told = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.payload_as_str().is_some_and(|message| message.starts_with("failed printing to stdout")) {
+            std::process::exit(0);
+        }
+        told(panic);
+    }));
 }
 
 /// A merge keeps the shards of all its models open; the soft limit of many systems is 1024.

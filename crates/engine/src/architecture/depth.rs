@@ -56,10 +56,10 @@ pub(crate) fn set_depth<'a>(
     }
     // older configs say it at the top too
     let is_tower = ["/vision_config", "/audio_config"].contains(&at);
-    if let Some(top) = config.as_object_mut().filter(|_| !at.is_empty() && !is_tower) {
-        if module.layer_counts.iter().any(|key| top.contains_key(key)) {
-            set_counts(top, module, count, taken.len());
-        }
+    if let Some(top) = config.as_object_mut().filter(|_| !at.is_empty() && !is_tower)
+        && module.layer_counts.iter().any(|key| top.contains_key(key))
+    {
+        set_counts(top, module, count, taken.len());
     }
     unfit
 }

@@ -32,6 +32,7 @@ pub(super) fn run(
     for item in &extraction.items {
         extracted.make(item)?;
     }
+    extracted.save_modules_whole(&extraction.items);
     let Extracted { draft, captured, made, .. } = extracted;
     complete(execution, draft, &made, json!({"captured": captured}), recipe_text, dir)
 }
@@ -72,6 +73,19 @@ impl Extracted<'_> {
             Item::Bias(bias) => {
                 self.made.has_bias |= self.save(bias)?;
                 Ok(())
+            }
+        }
+    }
+
+    /// PEFT takes a module that is saved with all of its tensors: where one differs, those that do not go along.
+    fn save_modules_whole(&mut self, items: &[Item]) {
+        for item in items {
+            if let Item::Whole(whole) = item
+                && self.made.saved.contains(&whole.module)
+            {
+                let shape = self.execution.plan.tasks[whole.task].parameters.shape.clone();
+                self.made.others.remove(&whole.module);
+                self.draft.set_shape(whole.task, shape);
             }
         }
     }

@@ -95,7 +95,7 @@ impl Planner<'_> {
             self.error(pointer, "conflict", "an adapter is extracted from a whole model; write `models`");
         }
         if self.recipe.tokenizer.is_some() {
-            self.error("/tokenizer", "conflict", "an adapter has no vocabulary; remove `tokenizer`");
+            self.error(self.recipe.tokenizer_pointer(), "conflict", "an adapter has no vocabulary; remove `tokenizer`");
         }
         self.refuse_if_any()?;
         let drafts = drafts(&mut self);
@@ -174,7 +174,7 @@ impl Planner<'_> {
         if candidate.is_matrix() && candidate.rank() == Some(0) {
             return making.others.push(self.outer_name(module));
         }
-        if candidate.is_matrix() && (!is_outside(name) || candidate.flag("embeddings")) {
+        if candidate.is_matrix() && !is_router(module) && (!is_outside(name) || candidate.flag("embeddings")) {
             return self.decompose(candidate, module, making, settings);
         }
         self.save(candidate, module, making);
@@ -302,6 +302,11 @@ impl Planner<'_> {
             module.to_owned()
         }
     }
+}
+
+/// Routers of experts are no linear modules to PEFT, and small.
+fn is_router(module: &str) -> bool {
+    module.rsplit('.').next().is_some_and(|last| ["gate", "router", "wg"].contains(&last))
 }
 
 fn is_embedding_of_tokens(name: &str) -> bool {

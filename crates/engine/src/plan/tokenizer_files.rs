@@ -84,14 +84,14 @@ impl Planner<'_> {
         }
         for key in gone.iter().filter(|key| config.get(key).is_none_or(Value::is_array)) {
             let detail = format!("{name}: a token of {key:?} is not in the output's vocabulary, so its id is left out");
-            self.warn("/tokenizer", "special_tokens", detail);
+            self.warn(self.recipe.tokenizer_pointer(), "special_tokens", detail);
         }
     }
 
     fn retain_names(&mut self, config: &mut Value, ids: &BTreeMap<String, u32>) {
         for name in retain_names(config, ids) {
             let detail = format!("{CONFIG}: token {name:?} is not in the output's vocabulary, so it is left out");
-            self.warn("/tokenizer", "special_tokens", detail);
+            self.warn(self.recipe.tokenizer_pointer(), "special_tokens", detail);
         }
     }
 

@@ -42,7 +42,11 @@ impl Planner<'_> {
         match vocabulary::merge(recipe, &tokenizers, base) {
             Ok(output) => {
                 for note in &output.notes {
-                    self.warnings.push(self.recipe.positions.problem("/tokenizer", "vocabulary", note));
+                    self.warnings.push(self.recipe.positions.problem(
+                        self.recipe.tokenizer_pointer(),
+                        "vocabulary",
+                        note,
+                    ));
                 }
                 let donor = self.tokenizer_donor(recipe, base);
                 let same_below = if donor == base { output.rows } else { 0 };
@@ -57,7 +61,7 @@ impl Planner<'_> {
                 })
             }
             Err(error) => {
-                self.error("/tokenizer", "invalid_vocabulary", error.to_string());
+                self.error(self.recipe.tokenizer_pointer(), "invalid_vocabulary", error.to_string());
                 None
             }
         }
@@ -79,12 +83,12 @@ impl Planner<'_> {
                 Some(Tokenizer { model: source.model.clone(), tokenizer_json, rows })
             }
             (Ok(Some(_)), None) => {
-                self.error("/tokenizer", "invalid_checkpoint", format!("model {model:?} has no embedding that could be found by its name, so its rows cannot be aligned"));
+                self.error(self.recipe.tokenizer_pointer(), "invalid_checkpoint", format!("model {model:?} has no embedding that could be found by its name, so its rows cannot be aligned"));
                 None
             }
             (Ok(None), _) => {
                 self.error(
-                    "/tokenizer",
+                    self.recipe.tokenizer_pointer(),
                     "invalid_checkpoint",
                     format!(
                         "model {model:?} has no tokenizer.json and no tokenizer.model, one of which the `tokenizer` section needs of every model"
@@ -93,7 +97,7 @@ impl Planner<'_> {
                 None
             }
             (Err(error), _) => {
-                self.error("/tokenizer", "invalid_checkpoint", format!("model {model:?}: {error}"));
+                self.error(self.recipe.tokenizer_pointer(), "invalid_checkpoint", format!("model {model:?}: {error}"));
                 None
             }
         }
@@ -121,7 +125,7 @@ impl Planner<'_> {
                 if !places[source].as_ref().is_some_and(fits) {
                     let model = self.sources.list[source].model.to_string();
                     self.error(
-                        "/tokenizer",
+                        self.recipe.tokenizer_pointer(),
                         "shape_mismatch",
                         format!("rows of tensor {:?} are needed of model {model:?}, which does not have it with a row of that width and a floating dtype for each of its {} tokens", draft.name, tokens.rows[source]),
                     );
