@@ -1,5 +1,6 @@
 //! Layers inferred from tensor names: `model.layers.3.mlp.up_proj.weight` is layer 3 of the stack `model.layers`.
 
+use checkpoint::Checkpoint;
 use serde_json::Value;
 
 use crate::architecture::FAMILIES;
@@ -57,6 +58,17 @@ pub(crate) const TIE_FLAGS: &[&str] = &["/tie_word_embeddings", "/text_config/ti
 /// Whether a config says that head and embedding are two.
 pub(crate) fn is_untied(config: &Value) -> bool {
     TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(false)))
+}
+
+/// Gives encoder and decoder the embedding that they share as their own: loaders that are told of no tie look for it there.
+pub(crate) fn share_out(checkpoint: &mut Checkpoint) {
+    for above in ["", "model."] {
+        let Some(shared) = checkpoint.tensors.get(&format!("{above}shared.weight")).cloned() else { continue };
+        for part in ["encoder", "decoder"] {
+            let own = format!("{above}{part}.embed_tokens.weight");
+            checkpoint.tensors.entry(own).or_insert_with(|| shared.clone());
+        }
+    }
 }
 
 /// Whether a tensor is an output head, which may be tied to the embedding.

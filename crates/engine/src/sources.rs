@@ -8,6 +8,7 @@ use checkpoint::{Access, Checkpoint, CheckpointError, TensorPlace};
 use recipe::{Content, ModelRef, Recipe, Refusal};
 
 use crate::architecture::{Architecture, spell_alike};
+use crate::layers;
 use crate::lora::{self, Applied};
 
 /// Every model of a recipe, each once, in the recipe's order.
@@ -118,7 +119,18 @@ impl Sources {
                 source.architecture = architecture(&source.model, &source.checkpoint);
             }
         }
+        self.share_out_where_a_tie_ends();
         self
+    }
+
+    /// Where some models have a head and others tie theirs, the output has one, and ties nothing.
+    fn share_out_where_a_tie_ends(&mut self) {
+        let has_head = |s: &Source| s.checkpoint.tensors.keys().any(|name| layers::is_head(name));
+        let (with, tied) =
+            (self.list.iter().any(has_head), self.list.iter().any(|s| !layers::is_untied(&s.checkpoint.config)));
+        if with && tied && !self.list.iter().all(has_head) {
+            self.list.iter_mut().for_each(|source| layers::share_out(&mut source.checkpoint));
+        }
     }
 
     /// Makes the model of an earlier stage readable, once it has been written to `dir`.

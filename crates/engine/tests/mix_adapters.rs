@@ -218,3 +218,16 @@ fn what_has_no_meaning_for_adapters_is_refused_with_the_mend() {
         assert!(refusal.contains(expected), "{recipe}: {refusal}");
     }
 }
+
+/// What configs alone say of adapters decides their product.
+#[test]
+fn the_digest_of_a_mixture_follows_the_configs_of_its_adapters() {
+    let adapters = Adapters::new();
+    let recipe = of("cat", "b", "");
+    let digest = || adapters.plan(&recipe).unwrap().0.digest;
+    let before = digest();
+    let path = adapters.dir.path().join("a/adapter_config.json");
+    let config = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, config.replace("\"lora_alpha\":4", "\"lora_alpha\":6")).unwrap();
+    assert_ne!(digest(), before);
+}

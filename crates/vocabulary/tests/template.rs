@@ -116,6 +116,7 @@ fn templates_without_end_or_bottom_are_refused_not_followed() {
     let long = "x".repeat(vocabulary::limits::TEMPLATE_BYTES_MAX + 1);
     assert!(matches!(check_template(&long), Err(VocabularyError::TemplateTooLong { .. })));
     assert!(markers(&"<|".repeat(400_000)).is_empty());
+    assert!(markers("{{ '<|>' }} [|] <||> [||]").is_empty());
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub(crate) struct Families {
     /// Ends of the names of buffers that loaders make anew.
     pub derived_buffers: Vec<String>,
     pub spellings: Vec<Spelling>,
+    /// Beginnings of names that classes have changed and files have kept.
+    renamed: Vec<Renamed>,
     pub old_suffixes: Vec<OldSuffix>,
 }
 
@@ -132,6 +134,13 @@ pub(crate) struct FirstAndLast {
     pub last: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Renamed {
+    in_class: String,
+    on_disk: String,
+}
+
 /// Names of the bare model and of the model under a head differ in a prefix.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +188,13 @@ impl Families {
     /// Tensors that a tied one shares its values with; `None` for names that are never tied.
     pub fn tied_to(&self, name: &str) -> Option<&[String]> {
         self.tied.iter().find(|tie| tie.head == name).map(|tie| tie.embeddings.as_slice())
+    }
+
+    /// Names that files may have for what a class calls so now.
+    pub fn on_disk(&self, name: &str) -> impl Iterator<Item = String> {
+        self.renamed
+            .iter()
+            .filter_map(move |r| Some(format!("{}{}", r.on_disk, name.strip_prefix(r.in_class.as_str())?)))
     }
 
     /// The output head that models of a family tie to this embedding.

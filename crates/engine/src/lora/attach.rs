@@ -156,10 +156,13 @@ fn moved(place: &TensorPlace, file: usize) -> TensorPlace {
     TensorPlace { file, info: place.info.clone() }
 }
 
-/// The name under which the model has a tensor: its checkpoint may leave out what its class puts around it.
+/// The name under which the model has a tensor: its checkpoint may leave out what its class puts around it, or be written by
+/// names that the class has no more.
 fn name_of<'a>(checkpoint: &'a Checkpoint, wanted: &str) -> Option<&'a String> {
     let shorter = OUTER_NAMES.iter().filter_map(|outer| wanted.strip_prefix(outer));
-    std::iter::once(wanted).chain(shorter).find_map(|name| checkpoint.tensors.get_key_value(name)).map(|(name, _)| name)
+    let known = |name: &str| checkpoint.tensors.get_key_value(name).map(|(name, _)| name);
+    let renamed = || FAMILIES.on_disk(wanted).find_map(|name| known(&name));
+    std::iter::once(wanted).chain(shorter).find_map(known).or_else(renamed)
 }
 
 fn target<'a>(checkpoint: &'a Checkpoint, module: &str, what: &str) -> Result<&'a TensorPlace, AttachError> {
@@ -167,7 +170,7 @@ fn target<'a>(checkpoint: &'a Checkpoint, module: &str, what: &str) -> Result<&'
     match name_of(checkpoint, &wanted) {
         Some(name) => Ok(&checkpoint.tensors[name]),
         None => Err(AttachError::DoesNotFit(format!(
-            "it adapts module {module:?}, and the model has no tensor {wanted:?}; the adapter belongs to another model"
+            "it adapts module {module:?}, and the model has no tensor {wanted:?}; the adapter belongs to another model, or to its class under other names than those of the file: save the model with the library that trained the adapter"
         ))),
     }
 }
@@ -181,6 +184,7 @@ fn keep_head(checkpoint: &mut Checkpoint, embedding: &str, before: Option<Tensor
     };
     checkpoint.tensors.extend(before.map(|place| (head.to_owned(), place)));
     untie(&mut checkpoint.config);
+    layers::share_out(checkpoint);
 }
 
 fn untie(config: &mut Value) {
@@ -210,11 +214,12 @@ fn replace(checkpoint: &mut Checkpoint, name: &str, place: TensorPlace) -> Resul
     if FAMILIES.tied_to(name).is_some() && tied {
         // a head of its own ends the tie
         untie(&mut checkpoint.config);
+        layers::share_out(checkpoint);
         checkpoint.tensors.insert(name.to_owned(), place);
         return Ok(());
     }
     Err(AttachError::DoesNotFit(format!(
-        "it replaces tensor {name:?}, which the model does not have; the adapter belongs to another model"
+        "it replaces tensor {name:?}, which the model does not have; the adapter belongs to another model, or to its class under other names than those of the file: save the model with the library that trained the adapter"
     )))
 }
 

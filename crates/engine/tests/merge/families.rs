@@ -146,3 +146,67 @@ fn vocabularies_are_cut_only_where_the_recipe_says_so() {
     assert!(ours["lm_head.weight"].values.iter().zip(expected).all(|(o, e)| (o - e).abs() < 1e-6));
     assert_eq!(config(&out)["vocab_size"], 16);
 }
+
+#[test]
+fn a_shared_embedding_is_given_to_both_sides_where_a_tie_ends() {
+    let bart = |seed: u64, head: bool| {
+        let mut model = TinyCheckpoint {
+            tensors: Default::default(),
+            config: json!({
+                "architectures": ["BartForConditionalGeneration"], "model_type": "bart", "is_encoder_decoder": true,
+                "encoder_layers": 1, "decoder_layers": 1, "vocab_size": 16, "tie_word_embeddings": !head,
+            }),
+        };
+        let mut stream = seed;
+        for name in ["model.shared.weight", "model.encoder.layers.0.fc1.weight", "model.decoder.layers.0.fc1.weight"] {
+            model.random(name, Dtype::F32, &[16, 4], &mut stream);
+        }
+        if head {
+            model.random("lm_head.weight", Dtype::F32, &[16, 4], &mut stream);
+        }
+        model
+    };
+    let models = Models::new(&[bart(1, false), bart(2, true)]);
+    let (out, _) = models.merge("merge_method: linear\nmodels: [{model: a}, {model: b}]\n");
+    let ours = read_checkpoint(&out);
+    for side in ["encoder", "decoder"] {
+        assert_eq!(ours[&format!("model.{side}.embed_tokens.weight")].values, ours["model.shared.weight"].values);
+    }
+    assert_eq!(config(&out)["tie_word_embeddings"], false);
+}
+
+#[test]
+fn slices_of_models_lose_no_tensor_and_no_count() {
+    let mut list = llamas(2, Dtype::F32);
+    list[0].random("model.extra.weight", Dtype::F32, &[3], &mut 7);
+    list.iter_mut().for_each(|m| drop(m.config.as_object_mut().unwrap().remove("num_hidden_layers")));
+    list.iter_mut().for_each(|m| m.config["depth_of_mine"] = 3.into());
+    let models = Models::new(&list);
+    let recipe = "merge_method: passthrough\nslices:\n- {sources: [{model: a, layer_range: [0, 2]}]}\n- {sources: [{model: b, layer_range: [1, 3]}]}\n";
+    assert!(models.refused(recipe).contains("model.extra.weight"), "{}", models.refused(recipe));
+    let (out, _) = models.merge(&format!("{recipe}options: {{unknown_tensors: copy}}\n"));
+    assert!(read_checkpoint(&out).contains_key("model.extra.weight"));
+    assert_eq!(config(&out)["depth_of_mine"], 4);
+}
+
+#[test]
+fn a_copied_tensor_is_copied_where_rows_follow_tokens_too() {
+    let mut list = llamas(2, Dtype::F32);
+    for (i, model) in list.iter_mut().enumerate() {
+        model.tensors.remove("lm_head.weight");
+        model.config["tie_word_embeddings"] = false.into();
+        if i == 1 {
+            model.random("lm_head.weight", Dtype::F32, &[16, 8], &mut 5);
+        }
+    }
+    let models = Models::new(&list);
+    for (name, tokens) in [("a", 12), ("b", 14)] {
+        let vocab: serde_json::Map<String, Value> = (0..tokens).map(|i| (format!("t{i}"), i.into())).collect();
+        let tokenizer = json!({"version": "1.0", "added_tokens": [], "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "t0"}});
+        std::fs::write(models.dir.path().join(name).join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    }
+    let recipe = "merge_method: linear\nmodels:\n- {model: a, parameters: {weight: 0.3}}\n- {model: b, parameters: {weight: 0.5}}\nparameters: {normalize: false}\ntokenizer: {source: union}\noptions: {unknown_tensors: copy}\n";
+    let (out, _) = models.merge(recipe);
+    let (ours, b) = (read_checkpoint(&out), read_checkpoint(&models.dir.path().join("b")));
+    assert_eq!(ours["lm_head.weight"].values[..14 * 8], b["lm_head.weight"].values[..14 * 8]);
+}
