@@ -43,7 +43,11 @@ pub(crate) fn set_depth<'a>(
     if let Some(part) = config.pointer_mut(at).and_then(Value::as_object_mut) {
         unfit.extend(per_layer_widths(part, count, taken));
         let of_donor_config = Value::Object(part.clone());
-        set_counts(part, module, count, taken.len());
+        if module.layer_counts.iter().any(|key| part.contains_key(key)) {
+            set_counts(part, module, count, taken.len());
+        } else {
+            unfit.extend(set_unnamed_count(part, count, taken.len()));
+        }
         let lists = cut_lists(part, count, taken);
         cut_letters(part, count, taken);
         renumber_index_lists(part, taken);
@@ -75,9 +79,6 @@ fn per_layer_widths(part: &Map<String, Value>, count: u32, taken: &[Taken<'_>]) 
 }
 
 fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth: usize) {
-    if !module.layer_counts.iter().any(|key| part.contains_key(key)) {
-        set_unnamed_count(part, module, count, depth);
-    }
     for key in &module.layer_counts {
         if let Some(value) = part.get_mut(key).filter(|v| v.as_u64() == Some(u64::from(count))) {
             *value = Value::from(depth);
@@ -85,17 +86,20 @@ fn set_counts(part: &mut Map<String, Value>, module: &Module, count: u32, depth:
     }
 }
 
-/// In a config that counts layers by a name of its own, the only number that is their number; else the usual name, since
-/// loaders would take a number of theirs.
-fn set_unnamed_count(part: &mut Map<String, Value>, module: &Module, count: u32, depth: usize) {
-    let is_count = |value: &Value| value.as_u64() == Some(u64::from(count));
-    let alike: Vec<String> = part.iter().filter(|(_, value)| is_count(value)).map(|(key, _)| key.clone()).collect();
-    let key = match (alike.as_slice(), module.layer_counts.first()) {
-        ([only], _) => only,
-        (_, Some(usual)) => usual,
-        (_, None) => return,
+/// In a config that counts layers by a name of its own: the only one that speaks of layers and is their number.
+fn set_unnamed_count(part: &mut Map<String, Value>, count: u32, depth: usize) -> Option<Unfit> {
+    const WORDS: &[&str] = &["layer", "depth", "block"];
+    let is_count = |(key, value): &(&String, &Value)| {
+        value.as_u64() == Some(u64::from(count)) && WORDS.iter().any(|word| key.contains(word))
     };
-    part.insert(key.clone(), Value::from(depth));
+    let alike: Vec<String> = part.iter().filter(is_count).map(|(key, _)| key.clone()).collect();
+    if let [only] = alike.as_slice() {
+        part.insert(only.clone(), Value::from(depth));
+        return None;
+    }
+    Some(Unfit::Broken(
+        "config.json does not say under a known name how many layers the model has, so it cannot say how many the output has; add `num_hidden_layers` to the config.json of the base or first model".to_owned(),
+    ))
 }
 
 /// Whether what a config says of each layer goes with the tensors that the layer has, so that it stays true of layers that

@@ -7,8 +7,8 @@ use checkpoint::Dtype;
 use serde_json::{Value, json};
 
 use super::{Planner, TensorTask};
-use crate::architecture::Module;
 use crate::architecture::depth::{Kind, Taken, Unfit, set_depth};
+use crate::architecture::{Module, is_derived_buffer};
 use crate::layers;
 use crate::slices::Slice;
 
@@ -55,7 +55,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Where no vocabulary is merged, the config says how many rows the embedding has that is written.
+    /// Where vocabularies were cut, the config says to how many rows; where none is merged, what does not fit is told.
     fn set_vocabulary_size(&mut self, config: &mut Value, tasks: &[TensorTask]) {
         if self.recipe.tokenizer.is_some() {
             return;
@@ -65,14 +65,20 @@ impl Planner<'_> {
         };
         let Some(embedding) = tasks.iter().find(is_embedding) else { return };
         let rows = embedding.parameters.shape[0];
-        for key in super::tokens::SIZE_KEYS {
-            let Some(size) = config.pointer_mut(key).filter(|size| size.as_u64() != Some(rows)) else { continue };
+        if self.recipe.options.unsafe_truncate_embeddings {
+            for key in super::tokens::SIZE_KEYS {
+                if let Some(size) = config.pointer_mut(key) {
+                    *size = json!(rows);
+                }
+            }
+        }
+        // some families keep a few rows more than they count
+        let sizes: Vec<u64> = super::tokens::SIZE_KEYS.iter().filter_map(|key| config.pointer(key)?.as_u64()).collect();
+        if !sizes.is_empty() && sizes.iter().all(|size| *size > rows) {
             let detail = format!(
-                "`{}` of config.json is {size}, and tensor {:?} has {rows} rows; {rows} is written",
-                &key[1..],
-                embedding.name
+                "config.json says that the vocabulary has {} tokens, and tensor {:?} has {rows} rows",
+                sizes[0], embedding.name
             );
-            *size = json!(rows);
             self.warn("", "vocabulary_size", detail);
         }
     }
@@ -116,8 +122,9 @@ fn layers_taken<'a>(slices: &[Slice<'_>], sources: &'a crate::Sources) -> Vec<Op
 fn kind_of<'a>(source: &'a crate::Source, module: &Module, index: u32) -> Option<Kind<'a>> {
     let prefix = layers::join(&module.stack.as_ref()?.prefix, index, "");
     let of_layer = source.checkpoint.tensors.range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
-    let tensors = of_layer.map_while(|(name, place)| Some((name.strip_prefix(&prefix)?, place.info.shape.as_slice())));
-    Some(Kind::new(tensors.collect()))
+    let in_layer = of_layer.map_while(|(name, place)| Some((name.strip_prefix(&prefix)?, &place.info)));
+    let kept = in_layer.filter(|(name, info)| !is_derived_buffer(name, info));
+    Some(Kind::new(kept.map(|(name, info)| (name, info.shape.as_slice())).collect()))
 }
 
 fn torch_name(dtype: Dtype) -> Option<&'static str> {

@@ -281,6 +281,7 @@ fn past_the_depth(planner: &mut Planner<'_>, group: &Group<'_>, end: (&str, u32)
     let slice = &group.slices[at];
     let Some(sources) = members(planner, slice) else { return };
     let Some(first) = sources.first() else { return };
+    past_in_other_models(planner, group, first);
     let past = first.names().filter_map(|name| {
         let (layer, count) = first.source.architecture.layer(name)?;
         (layer.index >= count).then(|| (name, layers::join(end.0, end.1 + layer.index - count, layer.rest)))
@@ -299,6 +300,21 @@ fn past_the_depth(planner: &mut Planner<'_>, group: &Group<'_>, end: (&str, u32)
                 present,
                 copied: true,
             });
+        }
+    }
+}
+
+/// Such layers of models that the last slice is not of have no place in the output.
+fn past_in_other_models(planner: &mut Planner<'_>, group: &Group<'_>, last: &Member<'_>) {
+    let mut seen = BTreeSet::from([last.index]);
+    for slice in group.slices {
+        let Some(sources) = members(planner, slice) else { continue };
+        for member in sources.iter().filter(|member| seen.insert(member.index)) {
+            let is_past =
+                |name: &&str| member.source.architecture.layer(name).is_some_and(|(layer, count)| layer.index >= count);
+            for name in member.names().filter(is_past) {
+                planner.has_no_place(slice, name);
+            }
         }
     }
 }

@@ -177,6 +177,10 @@ impl Planner<'_> {
                 );
                 self.warn("", "custom_code", detail);
             }
+            if source.checkpoint.dir.join("additional_chat_templates").is_dir() {
+                let detail = format!("model {model:?} has a folder of more chat templates, which is not carried");
+                self.warn("", "left_out", detail);
+            }
             if let Some(reason) = source.architecture.uncounted(&source.checkpoint) {
                 self.warn("", "uncounted_layers", format!("model {model:?}: {reason}"));
             }

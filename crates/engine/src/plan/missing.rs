@@ -29,6 +29,7 @@ pub(super) struct Missing {
     refused: BTreeMap<(String, String), Vec<String>>,
     copied: BTreeMap<(String, String), Vec<String>>,
     left_out: BTreeMap<(String, String), Vec<String>>,
+    without_place: BTreeMap<(String, String), Vec<String>>,
 }
 
 impl Planner<'_> {
@@ -65,6 +66,14 @@ impl Planner<'_> {
         copied
     }
 
+    /// A tensor that can be neither merged nor copied: told, and refused unless the recipe is content with copies.
+    pub(super) fn has_no_place(&mut self, slice: &Slice<'_>, name: &str) {
+        let copied = self.recipe.options.unknown_tensors == UnknownTensors::Copy;
+        let list = if copied { &mut self.missing.without_place } else { &mut self.missing.refused };
+        let why = "past the layers that config.json counts, so that no layer range reaches it";
+        list.entry((slice.pointer.clone(), why.to_owned())).or_default().push(name.to_owned());
+    }
+
     pub(super) fn tell_missing(&mut self) {
         let missing = std::mem::take(&mut self.missing);
         for ((pointer, why), names) in missing.refused {
@@ -81,6 +90,10 @@ impl Planner<'_> {
         }
         for ((pointer, why), names) in missing.copied {
             self.warn(&pointer, "copied", format!("{}: {why}; copied as it is", listed(&names)));
+        }
+        for ((pointer, why), names) in missing.without_place {
+            let detail = format!("{}: {why}, and of another model than the last slice's; left out", listed(&names));
+            self.warn(&pointer, "left_out", detail);
         }
         for ((pointer, lacking), names) in missing.left_out {
             let detail =

@@ -106,6 +106,18 @@ fn layers_that_the_config_does_not_count_are_unknown_tensors_of_slices() {
 }
 
 #[test]
+fn uncounted_layers_of_another_model_are_told_too() {
+    let mut list = llamas(2, Dtype::F32);
+    list[0].config["num_hidden_layers"] = 2.into();
+    let models = Models::new(&list);
+    let recipe = "merge_method: passthrough\nslices:\n- {sources: [{model: a, layer_range: [0, 1]}]}\n- {sources: [{model: b, layer_range: [1, 3]}]}\n";
+    assert!(models.refused(recipe).contains("model.layers.2.mlp.up_proj.weight"), "{}", models.refused(recipe));
+    let copied = format!("{recipe}options: {{unknown_tensors: copy}}\n");
+    let (plan, _) = models.plan(&copied, &Default::default()).unwrap();
+    assert!(plan.warnings.iter().any(|w| w.code == "left_out" && w.detail.contains("model.layers.2.")));
+}
+
+#[test]
 fn a_head_that_one_model_ties_is_written_and_the_flag_follows() {
     let mut list = llamas(2, Dtype::F32);
     list[0].tensors.remove("lm_head.weight");
@@ -180,13 +192,16 @@ fn slices_of_models_lose_no_tensor_and_no_count() {
     let mut list = llamas(2, Dtype::F32);
     list[0].random("model.extra.weight", Dtype::F32, &[3], &mut 7);
     list.iter_mut().for_each(|m| drop(m.config.as_object_mut().unwrap().remove("num_hidden_layers")));
+    list.iter_mut().for_each(|m| m.config["n_heads"] = 3.into());
+    let sliced = "merge_method: passthrough\nslices:\n- {sources: [{model: b, layer_range: [0, 2]}]}\n";
+    assert!(Models::new(&list).refused(sliced).contains("how many layers"));
     list.iter_mut().for_each(|m| m.config["depth_of_mine"] = 3.into());
     let models = Models::new(&list);
     let recipe = "merge_method: passthrough\nslices:\n- {sources: [{model: a, layer_range: [0, 2]}]}\n- {sources: [{model: b, layer_range: [1, 3]}]}\n";
     assert!(models.refused(recipe).contains("model.extra.weight"), "{}", models.refused(recipe));
     let (out, _) = models.merge(&format!("{recipe}options: {{unknown_tensors: copy}}\n"));
     assert!(read_checkpoint(&out).contains_key("model.extra.weight"));
-    assert_eq!(config(&out)["depth_of_mine"], 4);
+    assert_eq!((&config(&out)["depth_of_mine"], &config(&out)["n_heads"]), (&json!(4), &json!(3)));
 }
 
 #[test]
