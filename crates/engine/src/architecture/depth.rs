@@ -46,7 +46,10 @@ pub(crate) fn set_depth<'a>(
         if module.layer_counts.iter().any(|key| part.contains_key(key)) {
             set_counts(part, module, count, taken.len());
         } else {
-            unfit.extend(set_unnamed_count(part, count, taken.len()));
+            // a list with an entry a layer counts them too
+            let is_counted =
+                part.iter().any(|(key, value)| is_per_layer(key, value, count) || is_letters(key, value, count));
+            unfit.extend(set_unnamed_count(part, count, taken.len()).filter(|_| !is_counted));
         }
         let lists = cut_lists(part, count, taken);
         cut_letters(part, count, taken);
@@ -183,11 +186,16 @@ fn is_per_layer(key: &str, value: &Value, count: u32) -> bool {
         && !list.iter().any(|entry| entry.is_array() || entry.is_object())
 }
 
+fn is_letters(key: &str, value: &Value, count: u32) -> bool {
+    let fits = value.as_str().is_some_and(|text| text.chars().count() == count as usize);
+    fits && FAMILIES.letter_lists.iter().any(|k| k == key)
+}
+
 /// The same for texts with one letter a layer.
 fn cut_letters(part: &mut Map<String, Value>, count: u32, taken: &[Taken<'_>]) {
     for key in &FAMILIES.letter_lists {
         let letters = |config: &Value| -> Option<Vec<char>> { Some(config.get(key)?.as_str()?.chars().collect()) };
-        if part.get(key).and_then(Value::as_str).is_none_or(|text| text.chars().count() != count as usize) {
+        if !part.get(key).is_some_and(|value| is_letters(key, value, count)) {
             continue;
         }
         let cut: Option<String> = taken.iter().map(|t| letters(t.config)?.get(t.index as usize).copied()).collect();
