@@ -37,7 +37,7 @@ pub(super) fn t_at_edge(subject: &Subject<'_>) -> Vec<Advice> {
 pub(super) fn one_t_for_all(subject: &Subject<'_>) -> Vec<Advice> {
     each_t(subject, |points| match points {
         [t] if (T_EDGE..1.0 - T_EDGE).contains(t) => Some(format!(
-            "every tensor has t = {0}; attention and MLP often want different values: compare with `t: [{{filter: self_attn, value: 0.3}}, {{filter: mlp, value: 0.7}}, {{value: {0}}}]`",
+            "every tensor that this is for has t = {0}; attention and MLP often want different values: compare with `t: [{{filter: self_attn, value: 0.3}}, {{filter: mlp, value: 0.7}}, {{value: {0}}}]`",
             figure(*t)
         )),
         _ => None,

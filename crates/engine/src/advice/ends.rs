@@ -31,7 +31,7 @@ fn foreign_head(subject: &Subject<'_>, slices: &[Slice<'_>]) -> Option<Advice> {
     (is_copied && embeddings != head && !range.is_empty()).then(|| Advice {
         pointer: last.pointer.clone(),
         detail: format!(
-            "embeddings come from {:?}, final norm and output head from {:?}; to take both from one model, end with a slice of it without layers, as `layer_range: [{end}, {end}]`",
+            "embeddings come from {:?}, final norm and output head (where it is not tied) from {:?}; to take both from one model, end with a slice of it without layers, as `layer_range: [{end}, {end}]`",
             embeddings.to_string(),
             head.to_string(),
             end = range.end

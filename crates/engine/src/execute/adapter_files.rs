@@ -50,8 +50,12 @@ impl Draft {
         let task = &execution.plan.tasks[task];
         let lost = convert::first_lost(task.dtype, values, &[]).filter(|_| !execution.plan.allow_non_finite);
         if let Some(lost) = lost {
-            let dtype = format!("{:?}", task.dtype);
-            return Err(ExecuteError::NotFinite { tensor: task.name.clone(), element: at + lost as u64, dtype });
+            let reason = format!(
+                "element {} is NaN or infinite in {:?}; the models have such values, or another dtype is needed",
+                at + lost as u64,
+                task.dtype
+            );
+            return Err(ExecuteError::Unmergeable { tensor: task.name.clone(), reason });
         }
         let mut bytes = vec![0; values.len() * width(task.dtype)];
         convert::from_f32(task.dtype, values, &mut bytes);

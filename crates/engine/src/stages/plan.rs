@@ -86,7 +86,7 @@ impl PlannedStage {
         };
         if !matches!(self.plan.product, Product::Model) {
             let detail = format!(
-                "stage {:?} makes an adapter, which cannot be merged as a model; `{}` must be the last document, or kept",
+                "stage {:?} makes an adapter, and adapters that stages make cannot be used in the same recipe yet; let `{}` be the last document, or keep it and use it in a recipe of its own",
                 model.path, self.plan.about.name
             );
             return Err(refused(detail));
