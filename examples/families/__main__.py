@@ -2,7 +2,7 @@
 """Merges tiny models of many families, loads each result in transformers and compares it with the merge done in torch.
 
     cargo build
-    pip install torch "transformers>=5,<6"      # the CPU build of torch is enough
+    pip install torch "transformers>=5,<6" peft      # the CPU build of torch is enough; without peft, no adapters
     python examples/families [--amalgam PATH] [--only NAME] [--keep DIR] [--report docs/families.md]
 
 The models have random weights and are made anew each time; nothing is fetched from the network. A tensor that is

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import expected
+from adapters import extracted, has_peft
 from amalgam import Amalgam, Broken
 from expected import BFLOAT16_STEP, FLOAT32_STEP, Tensors, expect_config, expect_files, expect_output, expect_tensors
 from family import LAYERS, Family, make
@@ -131,7 +132,7 @@ def has_modules(family: Family) -> bool:
 
 
 # Each check with the families it is for.
-CHECKS: dict[str, tuple[Callable[[Bench], None], Callable[[Family], bool]]] = {
+CHECKS: dict[str, tuple[Callable[[Bench], str | None], Callable[[Family], bool]]] = {
     "linear": (linear, always),
     "float32": (float32, always),
     "ties": (ties, always),
@@ -139,4 +140,5 @@ CHECKS: dict[str, tuple[Callable[[Bench], None], Callable[[Family], bool]]] = {
     "layers dropped": (dropped, has_slices),
     "modules": (modules, has_modules),
     "modules, layers repeated": (module_layers, has_modules),
+    "adapter": (extracted, has_peft),
 }

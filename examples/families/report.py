@@ -1,6 +1,7 @@
 """The results as a page of the documentation."""
 
 import datetime
+import importlib.metadata
 from collections import Counter
 
 import tokenizers
@@ -10,7 +11,7 @@ import transformers
 import merges
 import vocabularies
 from amalgam import Amalgam
-from results import DONE, FAILED, REFUSED, Result, table
+from results import DONE, FAILED, PARTLY, REFUSED, Result, table
 
 HEAD = """# Families
 
@@ -31,6 +32,9 @@ files beside it are there, and what the model gives is finite. **refused**: Amal
 - *layers repeated*, *layers dropped*: `passthrough` with slices of two models
 - *modules*: each part of the model from other models
 - *modules, layers repeated*: the first part with slices, the others as they were
+- *adapter*: `extract_lora` at full rank, loaded by PEFT {peft} on the base: every tensor is the fine-tune's, and so is
+  what the model gives. **in part**: all but tensors that the plan says it leaves out, since an adapter carries weights
+  and biases of modules alone (experts that are packed in one tensor, `A_log`, scales)
 
 """
 TOKENIZERS = """
@@ -55,16 +59,24 @@ def page(amalgam: Amalgam, families: list[Result], kinds: list[Result]) -> str:
         amalgam=amalgam.version(),
         transformers=transformers.__version__,
         tokenizers=tokenizers.__version__,
+        peft=peft_version(),
         torch=torch.__version__.partition("+")[0],
         counts=counts(families),
     )
     return HEAD.format(**versions) + of_families(families) + "\n" + TOKENIZERS + of_kinds(kinds) + "\n"
 
 
+def peft_version() -> str:
+    try:
+        return importlib.metadata.version("peft")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
 def counts(results: list[Result]) -> str:
     verdicts = Counter(result.verdict for result in results)
     families = len({result.row for result in results})
-    found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (DONE, REFUSED, FAILED))
+    found = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in (DONE, PARTLY, REFUSED, FAILED))
     return f"{families} families: {found}."
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from amalgam import Broken, Refused
 
-DONE, REFUSED, FAILED, NOT_FOR_IT = "yes", "refused", "FAILED", ""
+DONE, PARTLY, REFUSED, FAILED, NOT_FOR_IT = "yes", "in part", "refused", "FAILED", ""
 
 
 @dataclass(frozen=True)
@@ -16,17 +16,17 @@ class Result:
     reason: str = ""
 
 
-def verdict(row: str, check: str, run: Callable[[], None], may_refuse: bool = False) -> Result:
-    """Runs one check. Whatever it raises is its reason: transformers and torch raise many kinds of errors."""
+def verdict(row: str, check: str, run: Callable[[], str | None], may_refuse: bool = False) -> Result:
+    """Runs one check, which says nothing where all is well. Whatever it raises is its reason: transformers and torch raise
+    many kinds of errors."""
     try:
-        run()
+        return Result(row, check, run() or DONE)
     except Refused as refusal:
         return Result(row, check, REFUSED if may_refuse else FAILED, str(refusal))
     except Broken as broken:
         return Result(row, check, FAILED, str(broken))
     except Exception as error:
         return Result(row, check, FAILED, f"{type(error).__name__}: {error}")
-    return Result(row, check, DONE)
 
 
 def table(first: str, checks: list[str], results: list[Result]) -> str:

@@ -52,12 +52,12 @@ pub(crate) fn is_before_layers(name: &str) -> bool {
     name.split('.').any(|part| (part.contains("embed") && !HEADS.contains(&part)) || EMBEDDINGS.contains(&part))
 }
 
-/// Where configs say whether head and embedding are one.
+/// Where configs say whether head and embedding are one; the first that says so counts.
 pub(crate) const TIE_FLAGS: &[&str] = &["/tie_word_embeddings", "/text_config/tie_word_embeddings"];
 
 /// Whether a config says that head and embedding are two.
 pub(crate) fn is_untied(config: &Value) -> bool {
-    TIE_FLAGS.iter().any(|flag| config.pointer(flag) == Some(&Value::Bool(false)))
+    TIE_FLAGS.iter().find_map(|flag| config.pointer(flag)?.as_bool()) == Some(false)
 }
 
 /// Gives encoder and decoder the embedding that they share as their own: loaders that are told of no tie look for it there.

@@ -281,6 +281,124 @@ fn a_tied_head_is_saved_with_the_embedding_that_it_is() {
     assert!(plan.warnings.iter().any(|w| w.code == "tied_head"), "{:?}", plan.warnings);
 }
 
+/// Two models of one shape, of which every tensor differs.
+fn pair(config: Value, tensors: &[(&str, &[usize])]) -> Models {
+    let [base, tuned] = [1u64, 2].map(|seed| {
+        let mut stream = seed;
+        let mut model = TinyCheckpoint { tensors: BTreeMap::new(), config: config.clone() };
+        tensors.iter().for_each(|(name, shape)| model.random(name, Dtype::F32, shape, &mut stream));
+        model
+    });
+    Models::new(&base, &tuned)
+}
+
+/// The names in the adapter's file, without the wrapper's.
+fn names(adapter: &std::path::Path) -> Vec<String> {
+    read_checkpoint(adapter).keys().map(|name| name.replacen("base_model.model.", "", 1)).collect()
+}
+
+#[test]
+fn names_are_those_of_the_class_where_files_have_others() {
+    let config =
+        json!({"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"], "vision_config": {}});
+    let models = pair(
+        config,
+        &[
+            ("language_model.model.layers.0.mlp.up_proj.weight", &[12, 8]),
+            ("language_model.lm_head.weight", &[16, 8]),
+            ("vision_tower.vision_model.encoder.layers.0.norm.weight", &[8]),
+        ],
+    );
+    let adapter = models.extract("rank: 8");
+    assert_eq!(
+        names(&adapter),
+        [
+            "lm_head.weight",
+            "model.language_model.layers.0.mlp.up_proj.lora_A.weight",
+            "model.language_model.layers.0.mlp.up_proj.lora_B.weight",
+            "model.vision_tower.encoder.layers.0.norm.weight",
+        ]
+    );
+    for (name, tuned) in &models.tuned() {
+        assert!(distance(&models.rebuilt()[name], tuned) < 2e-6, "{name}");
+    }
+}
+
+#[test]
+fn experts_are_left_out_unless_asked_for_and_what_peft_takes_for_them_is_saved_whole() {
+    let config = json!({"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"]});
+    let models = pair(
+        config,
+        &[
+            ("model.layers.0.mlp.experts.0.up_proj.weight", &[12, 8]),
+            ("model.layers.0.mlp.experts.1.up_proj.weight", &[12, 8]),
+            ("model.layers.0.mlp.gate.weight", &[2, 8]),
+            ("model.layers.0.mlp.gate.e_score_correction_bias", &[2]),
+            ("model.layers.1.mlp.up_proj.weight", &[12, 8]),
+            ("model.layers.1.self_attn.q_proj.weight", &[8, 8]),
+            ("model.layers.1.self_attn.sinks", &[4]),
+        ],
+    );
+    let (plan, _) = models.plan(&extraction("rank: 8"), &Settings::default()).unwrap();
+    let told: Vec<&str> = plan.warnings.iter().filter(|w| w.code == "left_out").map(|w| w.detail.as_str()).collect();
+    assert!(told.len() == 2 && told[0].contains("sinks") && told[1].contains("experts: true"), "{told:?}");
+    let adapter = models.extract("rank: 8");
+    assert_eq!(
+        names(&adapter),
+        [
+            "model.layers.0.mlp.gate.e_score_correction_bias",
+            "model.layers.0.mlp.gate.weight",
+            "model.layers.1.mlp.up_proj.weight",
+            "model.layers.1.self_attn.q_proj.lora_A.weight",
+            "model.layers.1.self_attn.q_proj.lora_B.weight",
+        ]
+    );
+    let left_out = &read(&adapter, "manifest.json")["adapter"]["left_out"];
+    assert_eq!(left_out.as_array().unwrap().len(), 3, "{left_out}");
+    let all = models.make(&extraction("rank: 8, experts: true"), "all", 2);
+    assert!(names(&all).contains(&"model.layers.0.mlp.experts.1.up_proj.lora_A.weight".to_owned()));
+    assert!(names(&all).contains(&"model.layers.1.mlp.up_proj.lora_A.weight".to_owned()));
+}
+
+#[test]
+fn heads_of_classifiers_are_saved_whole_even_where_they_do_not_differ() {
+    let config = json!({"model_type": "distilbert", "architectures": ["DistilBertForSequenceClassification"]});
+    let shapes: &[(&str, &[usize])] =
+        &[("pre_classifier.weight", &[8, 8]), ("classifier.weight", &[2, 8]), ("classifier.bias", &[2])];
+    let models = pair(config, shapes);
+    std::fs::copy(models.dir.path().join("tuned/model.safetensors"), models.dir.path().join("base/model.safetensors"))
+        .unwrap();
+    let adapter = models.extract("rank: 8");
+    assert_eq!(names(&adapter), ["classifier.bias", "classifier.weight", "pre_classifier.weight"]);
+    assert_eq!(read(&adapter, "adapter_config.json")["modules_to_save"], json!(["classifier", "pre_classifier"]));
+}
+
+#[test]
+fn a_module_that_holds_numbers_alone_is_saved_whole_and_so_is_what_shares_an_embedding() {
+    let config =
+        json!({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": true});
+    let models = pair(
+        config,
+        &[
+            ("shared.weight", &[16, 8]),
+            ("encoder.block.0.act.alpha", &[1]),
+            ("encoder.block.0.layer.0.relative_attention_bias.weight", &[4, 2]),
+        ],
+    );
+    let adapter = models.extract("rank: 8");
+    assert_eq!(
+        names(&adapter),
+        [
+            "decoder.embed_tokens.weight",
+            "encoder.block.0.act.alpha",
+            "encoder.block.0.layer.0.relative_attention_bias.weight",
+            "encoder.embed_tokens.weight",
+            "lm_head.weight",
+            "shared.weight",
+        ]
+    );
+}
+
 #[test]
 fn recipes_that_name_no_difference_are_refused() {
     let models = Models::far();

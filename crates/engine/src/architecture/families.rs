@@ -40,8 +40,14 @@ pub(crate) struct Families {
     /// Ends of the names of buffers that loaders make anew.
     pub derived_buffers: Vec<String>,
     pub spellings: Vec<Spelling>,
-    /// Beginnings of names that classes have changed and files have kept.
-    renamed: Vec<Renamed>,
+    /// Names that classes in transformers have changed and files have kept.
+    class_names: Vec<ClassNames>,
+    /// Model types whose linear layers lie as [in, out].
+    turned_layers: Vec<String>,
+    /// Linear layers that PEFT puts no factors on.
+    no_factors: Vec<Parts>,
+    /// What files hold as modules of their own, and classes as parts of others.
+    no_module: Vec<Parts>,
     pub old_suffixes: Vec<OldSuffix>,
 }
 
@@ -68,6 +74,9 @@ pub(crate) struct ModuleRule {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tie {
+    /// The model types that have this one before others; none means any.
+    #[serde(default)]
+    types: Vec<String>,
     head: String,
     embeddings: Vec<String>,
 }
@@ -134,11 +143,29 @@ pub(crate) struct FirstAndLast {
     pub last: String,
 }
 
+/// How a family's files name what its class names otherwise, the longer names first: a beginning, or, where it begins with
+/// a point, a part anywhere.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Renamed {
-    in_class: String,
-    on_disk: String,
+struct ClassNames {
+    types: Vec<String>,
+    /// In files, and in the class.
+    names: Vec<(String, String)>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Parts {
+    types: Vec<String>,
+    /// Segments of names.
+    parts: Vec<String>,
+}
+
+impl Parts {
+    fn any(list: &[Parts], model_type: &str, name: &str) -> bool {
+        let of_type = list.iter().filter(|parts| parts.types.iter().any(|t| t == model_type));
+        of_type.flat_map(|parts| &parts.parts).any(|part| name.split('.').any(|segment| segment == part))
+    }
 }
 
 /// Names of the bare model and of the model under a head differ in a prefix.
@@ -192,15 +219,66 @@ impl Families {
 
     /// Names that files may have for what a class calls so now.
     pub fn on_disk(&self, name: &str) -> impl Iterator<Item = String> {
-        self.renamed
-            .iter()
-            .filter_map(move |r| Some(format!("{}{}", r.on_disk, name.strip_prefix(r.in_class.as_str())?)))
+        self.class_names.iter().flat_map(|rule| &rule.names).filter_map(move |(on_disk, in_class)| {
+            if in_class.starts_with('.') {
+                return name.contains(in_class.as_str()).then(|| name.replacen(in_class.as_str(), on_disk, 1));
+            }
+            Some(format!("{on_disk}{}", name.strip_prefix(in_class.as_str())?))
+        })
     }
 
-    /// The output head that models of a family tie to this embedding.
-    pub fn head_of(&self, embedding: &str) -> Option<&str> {
-        let ties = self.tied.iter().filter(|tie| tie.embeddings.iter().any(|e| e == embedding));
-        ties.map(|tie| tie.head.as_str()).find(|head| crate::layers::is_head(head))
+    /// What the class of a model type calls a tensor or module of its files.
+    pub fn in_class(&self, model_type: &str, name: &str) -> String {
+        let mut name = format!("{name}.");
+        for rule in self.class_names.iter().filter(|rule| rule.types.iter().any(|t| t == model_type)) {
+            let (parts, beginnings): (Vec<_>, Vec<_>) = rule.names.iter().partition(|(old, _)| old.starts_with('.'));
+            let is_new = beginnings.iter().any(|(_, new)| name.starts_with(new.as_str()));
+            let old = beginnings.iter().find(|(old, _)| !is_new && name.starts_with(old.as_str()));
+            if let Some((old, new)) = old {
+                name = format!("{new}{}", &name[old.len()..]);
+            }
+            for (old, new) in parts {
+                name = name.replacen(old.as_str(), new, 1);
+            }
+        }
+        name.truncate(name.len() - 1);
+        let old = self.old_suffixes.iter().find(|s| s.types.iter().any(|t| t == model_type) && name.ends_with(&s.old));
+        match old {
+            Some(suffix) => format!("{}{}", &name[..name.len() - suffix.old.len()], suffix.new),
+            None => name,
+        }
+    }
+
+    /// Whether a family's linear layers lie as [in, out].
+    pub fn has_turned_layers(&self, model_type: &str) -> bool {
+        self.turned_layers.iter().any(|t| t == model_type)
+    }
+
+    /// Whether PEFT refuses to put factors on a module.
+    pub fn has_no_factors(&self, model_type: &str, module: &str) -> bool {
+        Parts::any(&self.no_factors, model_type, module)
+    }
+
+    /// Whether a class has no module of this name.
+    pub fn is_no_module(&self, model_type: &str, module: &str) -> bool {
+        Parts::any(&self.no_module, model_type, module)
+    }
+
+    /// Names that models of a family have for a tensor beside its own, with one set of values.
+    pub fn ties_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.ties(name).map(|tie| tie.head.as_str())
+    }
+
+    /// The output head that models of a type tie to this embedding.
+    pub fn head_of<'a>(&'a self, model_type: &str, embedding: &'a str) -> Option<&'a str> {
+        let is_head = |tie: &&Tie| crate::layers::is_head(&tie.head);
+        let ties = || self.ties(embedding).filter(is_head);
+        let own = ties().find(|tie| tie.types.iter().any(|t| t == model_type));
+        own.or_else(|| ties().find(|tie| tie.types.is_empty())).map(|tie| tie.head.as_str())
+    }
+
+    fn ties<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Tie> {
+        self.tied.iter().filter(move |tie| tie.embeddings.iter().any(|e| e == name))
     }
 
     /// Whether a tensor's rows belong to tokens, by its name outside the layers.
@@ -223,6 +301,30 @@ mod tests {
             assert_eq!(rest, [division.modules.last().unwrap().name.as_str()]);
         }
         assert!(FAMILIES.tied_to("lm_head.weight").is_some());
+    }
+
+    #[test]
+    fn names_on_disk_and_in_classes_lead_to_each_other() {
+        for (model_type, on_disk, in_class) in [
+            ("llava", "language_model.model.layers.0.mlp.up_proj", "model.language_model.layers.0.mlp.up_proj"),
+            ("llava", "vision_tower.vision_model.encoder.x", "model.vision_tower.encoder.x"),
+            ("llava", "model.language_model.norm", "model.language_model.norm"),
+            ("llama", "language_model.model.norm", "language_model.model.norm"),
+            ("qwen2_vl", "model.norm", "model.language_model.norm"),
+            ("qwen2_vl", "model.visual.merger", "model.visual.merger"),
+            ("gpt_neox", "embed_out", "lm_head"),
+            ("llava_next", "image_newline", "model.image_newline"),
+            ("bert", "bert.embeddings.LayerNorm.gamma", "bert.embeddings.LayerNorm.weight"),
+            ("mixtral", "model.layers.3.block_sparse_moe.gate", "model.layers.3.mlp.gate"),
+            ("vit", "vit.encoder.layer.3.attention.attention.query", "vit.layers.3.attention.q_proj"),
+        ] {
+            assert_eq!(FAMILIES.in_class(model_type, on_disk), in_class);
+            if on_disk != in_class && !["vit", "bert", "llava_next"].contains(&model_type) {
+                assert!(
+                    FAMILIES.on_disk(&format!("{in_class}.weight")).any(|name| name == format!("{on_disk}.weight"))
+                );
+            }
+        }
     }
 
     #[test]

@@ -33,8 +33,9 @@ pub(super) fn run(
         extracted.make(item)?;
     }
     extracted.save_modules_whole(&extraction.items);
-    let Extracted { draft, captured, made, .. } = extracted;
-    complete(execution, draft, &made, json!({"captured": captured}), recipe_text, dir)
+    let about = json!({"captured": extracted.captured, "left_out": extraction.left_out});
+    let Extracted { draft, made, .. } = extracted;
+    complete(execution, draft, &made, about, recipe_text, dir)
 }
 
 fn made(execution: &Execution<'_>, extraction: &Extraction) -> Made {
@@ -44,7 +45,7 @@ fn made(execution: &Execution<'_>, extraction: &Extraction) -> Made {
         base_model: execution.plan.base_name(&execution.sources.list[donor]),
         task_type: peft::task_type(&execution.sources.list[donor].checkpoint.config),
         fan_in_fan_out: extraction.fan_in_fan_out,
-        others: extraction.others.iter().cloned().collect(),
+        others: extraction.others.clone(),
         ..Made::default()
     }
 }
@@ -62,7 +63,7 @@ impl Extracted<'_> {
         match item {
             Item::Decompose(decompose) => self.decompose(decompose),
             Item::Whole(whole) => {
-                if self.save(whole)? {
+                if self.save(whole)? || whole.always {
                     self.made.others.remove(&whole.module);
                     self.made.saved.insert(whole.module.clone());
                 } else if !self.made.saved.contains(&whole.module) {
@@ -77,12 +78,15 @@ impl Extracted<'_> {
         }
     }
 
-    /// PEFT takes a module that is saved with all of its tensors: where one differs, those that do not go along.
+    /// PEFT takes a module that is saved with all of its tensors, and with it every one whose name ends alike: where one
+    /// differs, those that do not go along.
     fn save_modules_whole(&mut self, items: &[Item]) {
+        let saved = self.made.saved.clone();
         for item in items {
             if let Item::Whole(whole) = item
-                && self.made.saved.contains(&whole.module)
+                && saved.iter().any(|module| whole.module.ends_with(module))
             {
+                self.made.saved.insert(whole.module.clone());
                 let shape = self.execution.plan.tasks[whole.task].parameters.shape.clone();
                 self.made.others.remove(&whole.module);
                 self.draft.set_shape(whole.task, shape);

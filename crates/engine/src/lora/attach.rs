@@ -179,7 +179,10 @@ fn target<'a>(checkpoint: &'a Checkpoint, module: &str, what: &str) -> Result<&'
 /// copy in the embedding's place alone.
 fn keep_head(checkpoint: &mut Checkpoint, embedding: &str, before: Option<TensorPlace>) {
     let has_head = checkpoint.tensors.keys().any(|name| layers::is_head(name));
-    let Some(head) = FAMILIES.head_of(embedding).filter(|_| !has_head && !layers::is_untied(&checkpoint.config)) else {
+    let model_type = checkpoint.config.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let Some(head) =
+        FAMILIES.head_of(model_type, embedding).filter(|_| !has_head && !layers::is_untied(&checkpoint.config))
+    else {
         return;
     };
     checkpoint.tensors.extend(before.map(|place| (head.to_owned(), place)));

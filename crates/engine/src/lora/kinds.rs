@@ -49,6 +49,13 @@ pub(crate) fn extraction() -> About {
                 "decompose embeddings and head too, instead of saving them whole",
             ),
             of_tensor(
+                "experts",
+                Kind::Boolean,
+                Default::Boolean(false),
+                None,
+                "decompose each expert, for loaders that hold experts one by one; transformers 5 does not",
+            ),
+            of_tensor(
                 "save",
                 Kind::Boolean,
                 Default::Boolean(true),

@@ -1,6 +1,6 @@
 //! An adapter's config as PEFT reads it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Map, Value, json};
 
@@ -53,11 +53,30 @@ impl Made {
     }
 }
 
-/// The last parts of the modules' names, as users write them; whole names where others end alike.
-fn short_names<'a>(modules: impl Iterator<Item = &'a String>, others: &BTreeSet<&String>) -> BTreeSet<String> {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    let taken: BTreeSet<String> = others.iter().map(|name| last(name)).collect();
-    modules.map(|name| if taken.contains(&last(name)) { name.clone() } else { last(name) }).collect()
+/// The last parts of the modules' names, as users write them; whole names where others, or what holds modules, end alike.
+/// PEFT looks for modules to save by any end of a name, not only by whole parts.
+fn short_names<'a>(
+    modules: impl Iterator<Item = &'a String> + Clone,
+    others: &BTreeSet<&'a String>,
+) -> BTreeSet<String> {
+    let all = || modules.clone().chain(others.iter().copied());
+    let holders = all().flat_map(|name| name.match_indices('.').map(|(at, _)| &name[..at]));
+    let taken: HashSet<&str> = others.iter().map(|name| name.as_str()).chain(holders).flat_map(ends).collect();
+    modules
+        .map(|name| last(name))
+        .map(|(name, last)| if taken.contains(last) { name } else { last })
+        .map(str::to_owned)
+        .collect()
+}
+
+fn last(name: &str) -> (&str, &str) {
+    (name, name.rsplit('.').next().unwrap_or(name))
+}
+
+/// Every end of a name's last part.
+fn ends(name: &str) -> impl Iterator<Item = &str> {
+    let (_, last) = last(name);
+    last.char_indices().map(move |(at, _)| &last[at..])
 }
 
 /// The kind of task that PEFT knows a model class by.
@@ -74,6 +93,17 @@ pub(crate) fn task_type(config: &Value) -> Option<String> {
     tasks.iter().find(|(ending, _)| class.ends_with(ending)).map(|(_, task)| (*task).to_owned())
 }
 
+/// Modules that PEFT saves whole of itself in models of a task, by how their names end.
+pub(crate) fn heads_of_task(class: &str) -> &'static [&'static str] {
+    if class.ends_with("ForSequenceClassification") || class.ends_with("ForTokenClassification") {
+        &["classifier", "score"]
+    } else if class.ends_with("ForQuestionAnswering") {
+        &["qa_outputs"]
+    } else {
+        &[]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +115,11 @@ mod tests {
         let others = names(&["layers.1.up"]);
         let short = short_names(modules.iter(), &others.iter().collect());
         assert_eq!(short, names(&["layers.0.up", "q_proj"]));
+        // `blocks.0` holds a module, and `pre_classifier` ends as `classifier` does
+        let modules = names(&["merger.0", "blocks.0.qkv", "classifier"]);
+        let others = names(&["pre_classifier"]);
+        let short = short_names(modules.iter(), &others.iter().collect());
+        assert_eq!(short, names(&["classifier", "merger.0", "qkv"]));
     }
 
     #[test]

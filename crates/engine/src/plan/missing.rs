@@ -103,7 +103,7 @@ impl Planner<'_> {
     }
 }
 
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     let named: Vec<String> = names.iter().take(NAMED_MAX).map(|n| format!("{n:?}")).collect();
     let rest = if names.len() > NAMED_MAX { ", ..." } else { "" };
     match names {
