@@ -13,7 +13,7 @@ pub fn run(data: &[u8]) {
     let plain = json!({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]}});
     let tokenizers = [json, plain].map(|tokenizer_json| {
         let model = ModelRef::local("m");
-        Tokenizer { model, tokenizer_json, rows: ROWS }
+        Tokenizer { model, tokenizer_json: tokenizer_json.into(), rows: ROWS }
     });
     let text = "merge_method: linear\nmodels:\n  - model: m\n    parameters: {weight: 1}\ntokenizer: {source: union}\n";
     let recipe = Recipe::parse(text, false).expect("it is a sound recipe");

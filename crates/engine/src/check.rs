@@ -102,6 +102,7 @@ fn check_as(recipe: &Recipe, making: Making) -> Result<(Making, Vec<Problem>), R
         findings.trial(method, &slices);
     }
     findings.chat_template();
+    findings.seed();
     if findings.problems.is_empty() {
         findings.warnings.extend(advice::of_recipe(&advice::Subject { recipe, about: &about, slices: &slices }));
         Ok((making, findings.warnings))
@@ -154,6 +155,13 @@ impl Findings<'_> {
         self.warnings.push(self.recipe.positions.problem(pointer, code, detail));
     }
 
+    fn seed(&mut self) {
+        if self.recipe.options.random_seed.is_some() && !self.about.draws_numbers() {
+            let detail = format!("`random_seed` has no effect on {}, which draws no numbers", self.about.name);
+            self.warn("/options/random_seed", "no_effect", detail);
+        }
+    }
+
     fn chat_template(&mut self) {
         if let Some(Err(error)) = self.recipe.chat_template.as_deref().map(vocabulary::ChatTemplate::parse) {
             self.error("/chat_template", "invalid_value", error.to_string());
@@ -162,6 +170,7 @@ impl Findings<'_> {
 
     fn parameter_names(&mut self, slices: &[Slice<'_>]) {
         self.level("/parameters", &self.recipe.parameters, Of::Several);
+        self.overridden(slices);
         let mut seen = BTreeSet::new();
         for slice in slices {
             // the slices of one module share its level
@@ -194,22 +203,36 @@ impl Findings<'_> {
         }
     }
 
+    /// Of settings for all models those that each model sets for itself.
+    fn overridden(&mut self, slices: &[Slice<'_>]) {
+        for name in self.recipe.parameters.keys() {
+            let known = self.about.parameters.iter().find(|p| p.name == name);
+            let Some(known) = known.filter(|known| known.scope != Scope::Shared) else { continue };
+            let sets = |slice: &Slice<'_>| {
+                let base = base_of(self.about, slice).filter(|_| known.scope == Scope::EachInputButBase);
+                let others = slice.sources.iter().enumerate().filter(|(i, _)| base != Some(*i));
+                others.into_iter().all(|(_, source)| matches!(source.parameters.get(name), Some(Setting::Plain(_))))
+            };
+            if slices.iter().all(sets) {
+                let detail = format!("`{name}` has no effect here: every model sets its own");
+                self.warn(&format!("/parameters/{}", recipe::escape(name)), "no_effect", detail);
+            }
+        }
+    }
+
     fn unknown_parameter(&mut self, at: &str, name: &str) {
         let method = self.about.name;
         let others = methods_with(name);
         if !others.is_empty() {
-            self.warn(
-                at,
-                "no_effect",
-                format!("`{name}` has no effect on {method}; it belongs to {}", first_few(&others)),
-            );
-            return;
+            let detail = format!("`{name}` has no effect on {method}; it belongs to {}", first_few(&others));
+            return self.warnings.push(self.recipe.positions.problem_of_name(at, "no_effect", detail));
         }
         let detail = format!("unknown parameter `{name}`; {}", self.parameter_meant(name));
+        let problem = self.recipe.positions.problem_of_name(at, "unknown_parameter", detail);
         if self.recipe.lenient {
-            self.warn(at, "unknown_parameter", detail);
+            self.warnings.push(problem);
         } else {
-            self.error(at, "unknown_parameter", detail);
+            self.problems.push(problem);
         }
     }
 

@@ -103,6 +103,13 @@ pub struct About {
     pub parameters: Vec<Parameter>,
 }
 
+impl About {
+    /// Whether the result follows from a seed.
+    pub(crate) fn draws_numbers(&self) -> bool {
+        self.name.starts_with("dare_") || self.name.starts_with("della") || self.name == crate::lora::kinds::EXTRACT
+    }
+}
+
 /// What becomes of a tensor that fewer models have than the method merges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooFew {

@@ -3,6 +3,7 @@
 //! Invariant: a plan that exists can be executed; whatever is wrong with a recipe or its models is found here.
 
 mod config;
+mod digest;
 mod drafts;
 mod extraction;
 mod findings;
@@ -10,6 +11,7 @@ mod missing;
 mod mixture;
 mod model;
 mod summary;
+mod tasks;
 mod template;
 mod tokenizer_files;
 mod tokens;
@@ -18,19 +20,19 @@ mod used;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use checkpoint::{Access, Dtype, ShardLayout, TensorPlace, is_floating, is_mergeable};
+use checkpoint::{Access, Dtype, ShardLayout, TensorPlace};
 use recipe::{FloatDtype, Options, Problem, Recipe, Refusal};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::artifact::MadeFile;
-use crate::check::{Making, base_of, check_adapters, check_making, check_with};
-use crate::lora::Applied;
-use crate::methods::{self, About, Merge, Method, TaskParameters, TooFew};
-use crate::parameters::{self, Place};
+use crate::check::{Making, check_adapters, check_making, check_with};
+use crate::methods::{About, Merge, Method, TaskParameters};
+use crate::parameters::{self};
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
-use crate::{Sources, advice, layers};
-use drafts::{Draft, drafts};
+use crate::{Sources, advice};
+use digest::{digest, seed_of};
+use drafts::drafts;
 pub(crate) use extraction::{Decompose, Extraction, Item, Whole};
 use missing::Missing;
 pub(crate) use mixture::{MixedModule, Mixture, known as known_mixings};
@@ -231,179 +233,6 @@ impl Planner<'_> {
         Ok(Plan { over_model, ..self.finish(tasks, shards, config, (tokens, template), text, settings) })
     }
 
-    fn task(&mut self, method: &dyn Method, draft: &Draft, tokens: Option<&Tokens>) -> Option<TensorTask> {
-        let slice = &self.slices[draft.slice].of_sources(&draft.present);
-        let of_tokens = tokens.filter(|tokens| tokens.concern(draft));
-        if draft.copied {
-            let (inputs, shape) = match of_tokens {
-                Some(tokens) => self.gather(tokens, draft)?,
-                None => (draft.inputs.clone(), draft.inputs[0].place.info.shape.clone()),
-            };
-            return self.copied(draft, inputs, shape);
-        }
-        if draft.present.len() < self.slices[draft.slice].sources.len() && self.too_few(slice) {
-            if of_tokens.is_some() {
-                let detail =
-                    format!("tensor {:?} follows the merged vocabulary, so every model must have it", draft.name);
-                self.error(&slice.pointer, "missing_tensor", detail);
-                return None;
-            }
-            return self.few(method, draft, slice);
-        }
-        let (inputs, shape) = match of_tokens {
-            Some(tokens) => self.gather(tokens, draft)?,
-            None => self.of_one_shape(draft)?,
-        };
-        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
-        let place = Place {
-            name: &draft.name,
-            input_names: &names,
-            t: draft.t,
-            depth: draft.depth,
-            shape: &shape,
-            seed: self.seed,
-        };
-        let resolved =
-            parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base_of(&self.about, slice), &place);
-        let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
-        let merge = match method.prepare(&parameters) {
-            Ok(merge) => merge,
-            Err(detail) => {
-                let pointer = slice.pointer.clone();
-                self.error(&pointer, "invalid_value", format!("tensor {:?}: {detail}", draft.name));
-                return None;
-            }
-        };
-        let (dtype, work) = self.work(draft, &inputs, merge)?;
-        Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
-    }
-
-    /// Whether the method cannot merge what is left of a slice.
-    fn too_few(&self, slice: &Slice<'_>) -> bool {
-        let base = base_of(&self.about, slice);
-        let optional = usize::from(self.about.inputs.base == methods::Base::Optional && base.is_some());
-        let needs_base = matches!(self.about.inputs.base, methods::Base::Required | methods::Base::FirstByDefault);
-        slice.sources.len() - optional < self.about.inputs.min || (needs_base && base.is_none())
-    }
-
-    /// A tensor that too few models have: copied, left out or refused, as the method says.
-    fn few(&mut self, method: &dyn Method, draft: &Draft, slice: &Slice<'_>) -> Option<TensorTask> {
-        let base = slice.base;
-        let copied = match (method.when_too_few(), base, slice.sources.len()) {
-            (TooFew::CopyTheOne, _, 1) => Some(0),
-            (TooFew::CopyTheBase, Some(base), 1) => Some(base),
-            (TooFew::CopyTheBaseOrLeaveOut, Some(base), _) => Some(base),
-            _ => None,
-        };
-        if let Some(input) = copied {
-            let input = draft.inputs[input].clone();
-            let shape = input.place.info.shape.clone();
-            return self.copied(draft, vec![input], shape);
-        }
-        let models = slice.sources.iter().map(|s| format!("{:?}", s.model.to_string())).collect::<Vec<_>>().join(", ");
-        let detail = format!("tensor {:?} is only in {models}, which is too few for {}", draft.name, self.about.name);
-        if method.when_too_few() == TooFew::CopyTheBaseOrLeaveOut {
-            self.warn(&slice.pointer, "left_out", format!("{detail}; it is left out"));
-        } else {
-            self.error(&slice.pointer, "missing_tensor", detail);
-        }
-        None
-    }
-
-    /// A task that takes one input as it is, in the dtype of the output.
-    fn copied(&mut self, draft: &Draft, inputs: Vec<TaskInput>, shape: Vec<u64>) -> Option<TensorTask> {
-        let parameters = TaskParameters {
-            draws: methods::DrawSource::Philox { seed: self.seed, tensor: draft.name.clone() },
-            shape,
-            depth: draft.depth,
-            inputs: 1,
-            base: None,
-            shared: BTreeMap::new(),
-            each: vec![BTreeMap::new()],
-        };
-        let (dtype, work) = self.work(draft, &inputs, methods::copy())?;
-        Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
-    }
-
-    /// The inputs with one shape: their own where all have it, or the rows that all have, where the recipe says so.
-    fn of_one_shape(&mut self, draft: &Draft) -> Option<(Vec<TaskInput>, Vec<u64>)> {
-        let first = &draft.inputs[0].place.info.shape;
-        if draft.inputs.iter().all(|i| i.place.info.shape == *first) {
-            return Some((draft.inputs.clone(), first.clone()));
-        }
-        let rows_only = layers::is_vocabulary(&draft.name)
-            && !first.is_empty()
-            && draft.inputs.iter().all(|i| i.place.info.shape.get(1..) == Some(&first[1..]));
-        if rows_only && self.recipe.options.unsafe_truncate_embeddings && self.recipe.tokenizer.is_none() {
-            return Some(self.truncated(draft));
-        }
-        let shapes: Vec<String> = draft
-            .inputs
-            .iter()
-            .map(|i| format!("{:?} in {:?}", i.place.info.shape, self.sources.list[i.source].model.to_string()))
-            .collect();
-        let advice = if rows_only {
-            "; the vocabularies differ: add `tokenizer: {source: base}` (or `union`) to align their rows"
-        } else {
-            "; only tensors of one shape can be merged"
-        };
-        let pointer = self.slices[draft.slice].pointer.clone();
-        self.error(
-            &pointer,
-            "shape_mismatch",
-            format!("tensor {:?} has the shapes {}{advice}", draft.name, shapes.join(", ")),
-        );
-        None
-    }
-
-    /// A vocabulary tensor cut to the fewest rows that a model has.
-    fn truncated(&mut self, draft: &Draft) -> (Vec<TaskInput>, Vec<u64>) {
-        let rows = draft.inputs.iter().map(|i| i.place.info.shape[0]).min().unwrap_or(0);
-        let mut inputs = draft.inputs.clone();
-        for input in &mut inputs {
-            let info = &mut input.place.info;
-            info.bytes = info.bytes / info.shape[0].max(1) * rows;
-            info.shape[0] = rows;
-        }
-        let pointer = self.slices[draft.slice].pointer.clone();
-        let detail = format!(
-            "tensor {:?} is cut to its first {rows} rows, whatever tokens they belong to; a `tokenizer` section would align them",
-            draft.name
-        );
-        self.warn(&pointer, "truncated", detail);
-        let shape = inputs[0].place.info.shape.clone();
-        (inputs, shape)
-    }
-
-    fn work(&mut self, draft: &Draft, inputs: &[TaskInput], merge: Box<dyn Merge>) -> Option<(Dtype, Work)> {
-        let dtypes: Vec<Dtype> = inputs.iter().map(|i| i.place.info.dtype).collect();
-        if dtypes.iter().all(|d| !is_floating(*d)) {
-            if dtypes.iter().any(|d| *d != dtypes[0]) {
-                self.dtype_error(draft, format!("has the dtypes {dtypes:?}; buffers must be the same in every model"));
-                return None;
-            }
-            return Some((dtypes[0], Work::CopyEqual));
-        }
-        let wanted = self.recipe.out_dtype.or(self.recipe.dtype).map(dtype_of);
-        if let Some(input) = merge.copies()
-            && wanted.is_none_or(|dtype| dtype == dtypes[input])
-            && inputs[input].rows.is_none()
-            && !self.sources.list[inputs[input].source].adapts(&inputs[input].place)
-        {
-            return Some((dtypes[input], Work::Copy(input)));
-        }
-        if let Some(unsupported) = dtypes.iter().find(|d| !is_mergeable(**d)) {
-            self.dtype_error(draft, format!("has unsupported dtype {unsupported:?}; merging reads BF16, F16 and F32"));
-            return None;
-        }
-        Some((wanted.unwrap_or_else(|| promote(&dtypes)), Work::Merge(merge)))
-    }
-
-    fn dtype_error(&mut self, draft: &Draft, what: String) {
-        let pointer = self.slices[draft.slice].pointer.clone();
-        self.error(&pointer, "unsupported_dtype", format!("tensor {:?} {what}", draft.name));
-    }
-
     fn finish(
         mut self,
         mut tasks: Vec<TensorTask>,
@@ -471,49 +300,4 @@ fn place_tasks(tasks: &mut [TensorTask], shards: &[ShardLayout]) {
     for task in tasks {
         (task.shard, task.start) = places[task.name.as_str()];
     }
-}
-
-fn seed_of(recipe: &Value) -> u64 {
-    let digest = checkpoint::digest_bytes(recipe.to_string().as_bytes());
-    u64::from_str_radix(&digest[..16], 16).expect("16 hex digits are a u64") >> 11
-}
-
-fn digest(plan: &Plan, sources: &Sources) -> String {
-    let files = |s: &crate::Source| -> Vec<Value> {
-        s.checkpoint
-            .files
-            .iter()
-            .map(|f| json!([f.name, f.bytes, f.header_digest, f.modified_ns.to_string()]))
-            .collect()
-    };
-    // what a stage will have written says its plan; its files have no time yet
-    let source = |s: &crate::Source| s.stage.as_ref().map_or_else(|| files(s), |stage| vec![json!(stage.plan_digest)]);
-    let tasks: Vec<Value> = plan
-        .tasks
-        .iter()
-        .map(|t| {
-            let inputs: Vec<_> = t.inputs.iter().map(|i| json!([i.source, i.name])).collect();
-            json!([t.name, t.dtype, inputs, t.parameters])
-        })
-        .collect();
-    // where no config of a model is made, what configs say decides the adapter
-    let config = |s: &crate::Source| checkpoint::digest_bytes(s.checkpoint.config.to_string().as_bytes());
-    let configs: Vec<String> =
-        if matches!(plan.product, Product::Model) { Vec::new() } else { sources.iter().map(config).collect() };
-    let identity = json!({
-        "engine": crate::VERSION,
-        "method": plan.about.name,
-        "seed": plan.seed,
-        "recipe": plan.recipe,
-        "sources": sources.iter().map(source).collect::<Vec<_>>(),
-        "adapters": sources.iter().map(|s| s.applied.as_ref().map(Applied::identity)).collect::<Vec<_>>(),
-        "tasks": tasks,
-        "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
-        "config": plan.config,
-        "configs": configs,
-        "made": plan.made.iter().map(|f| json!([f.name, checkpoint::digest_bytes(&f.content)])).collect::<Vec<_>>(),
-        "tokenizers": plan.tokenizer_digests,
-        "carried": crate::artifact::carried_identity(plan, sources),
-    });
-    checkpoint::digest_bytes(identity.to_string().as_bytes())
 }

@@ -152,7 +152,7 @@ impl Decoder {
         let content = self.content(&top);
         let base_model = self.optional(&top, "base_model", Decoder::model_ref);
         let parameters = self.optional(&top, "parameters", Decoder::parameters).unwrap_or_default();
-        let dtype = self.optional(&top, "dtype", Decoder::dtype);
+        let dtype = self.working_dtype(&top);
         let out_dtype = self.optional(&top, "out_dtype", Decoder::dtype);
         let tokenizer = self.tokenizer(&top);
         let chat_template = self.optional(&top, "chat_template", Decoder::text);
@@ -362,6 +362,30 @@ impl Decoder {
                 self.wrong_type(pointer, node, expected);
                 None
             }
+        }
+    }
+
+    /// The dtype of the output where `out_dtype` says none; where it does, arithmetic in float64 is no more than is done.
+    fn working_dtype(&mut self, top: &Object<'_>) -> Option<FloatDtype> {
+        let is_double = |node: &Node| matches!(&node.kind, Kind::Text(name) if ["float64", "torch.float64"].contains(&name.as_str()));
+        match (top.get("dtype"), top.get("out_dtype")) {
+            (Some((node, at)), Some(_)) if is_double(node) => {
+                self.warn(
+                    &at,
+                    "no_effect",
+                    "the output is the exact result rounded once to `out_dtype`; `dtype: float64` adds nothing",
+                );
+                None
+            }
+            (Some((node, at)), None) if is_double(node) => {
+                self.error(
+                    &at,
+                    "invalid_value",
+                    "models are not written in float64; write float32, which holds the exact result rounded once",
+                );
+                None
+            }
+            _ => self.optional(top, "dtype", Decoder::dtype),
         }
     }
 

@@ -249,6 +249,8 @@ fn options() -> serde_yaml::Options {
         },
         // YAML 1.1 reads y, n, yes, no, on and off as booleans; they are texts here, and count as booleans where one is due
         strict_booleans: true,
+        // it reads 010 as 8, and so do the recipes' other readers
+        legacy_octal_numbers: true,
         reject_unsupported_tags: true,
         with_snippet: false,
     }

@@ -66,16 +66,33 @@ impl std::fmt::Display for Refusal {
 
 /// Pointer to (line, column), for findings made long after the text was parsed. What came as JSON is known and has no place.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Positions(HashMap<String, Option<(u32, u32)>>);
+pub struct Positions {
+    values: HashMap<String, Option<(u32, u32)>>,
+    /// Of names that may be wrong themselves.
+    keys: HashMap<String, (u32, u32)>,
+}
 
 impl Positions {
     pub(crate) fn insert(&mut self, pointer: String, at: Option<(u32, u32)>) {
-        self.0.insert(pointer, at);
+        self.values.insert(pointer, at);
+    }
+
+    pub(crate) fn insert_key(&mut self, pointer: String, at: Option<(u32, u32)>) {
+        self.keys.extend(at.map(|at| (pointer, at)));
     }
 
     /// A problem at `pointer`, placed at that value or at the nearest parent that the recipe has.
     pub fn problem(&self, pointer: &str, code: &str, detail: impl Into<String>) -> Problem {
-        let place = self.nearest_parent(pointer);
+        Positions::at(self.nearest_parent(pointer), pointer, code, detail)
+    }
+
+    /// The same of the name at `pointer`, which need not stand on the line of its value.
+    pub fn problem_of_name(&self, pointer: &str, code: &str, detail: impl Into<String>) -> Problem {
+        let place = self.keys.get(pointer).copied().or_else(|| self.nearest_parent(pointer));
+        Positions::at(place, pointer, code, detail)
+    }
+
+    fn at(place: Option<(u32, u32)>, pointer: &str, code: &str, detail: impl Into<String>) -> Problem {
         Problem {
             pointer: pointer.to_owned(),
             line: place.map(|p| p.0),
@@ -87,13 +104,13 @@ impl Positions {
 
     /// Whether the recipe has a value there.
     pub(crate) fn contains(&self, pointer: &str) -> bool {
-        self.0.contains_key(pointer)
+        self.values.contains_key(pointer)
     }
 
     fn nearest_parent(&self, pointer: &str) -> Option<(u32, u32)> {
         let mut at = pointer;
         loop {
-            if let Some(place) = self.0.get(at) {
+            if let Some(place) = self.values.get(at) {
                 return *place;
             }
             at = &at[..at.rfind('/')?];

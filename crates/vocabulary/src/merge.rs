@@ -1,6 +1,7 @@
 //! The output's vocabulary from the recipe and the models' tokenizers.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use recipe::{ModelRef, TokenizerRecipe, TokenizerSource};
 use serde_json::{Map, Value};
@@ -17,7 +18,8 @@ use crate::rows::{Layout, RowSource, Rows, rows};
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     pub model: ModelRef,
-    pub tokenizer_json: Value,
+    /// Models with equal ones share it: it takes several times the bytes of its text.
+    pub tokenizer_json: Arc<Value>,
     /// Rows of its embedding matrix: `vocab_size` of its config.
     pub rows: u32,
 }

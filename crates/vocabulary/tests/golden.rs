@@ -143,7 +143,7 @@ fn sum<'a>(terms: impl Iterator<Item = (&'a [f64], f64)>, width: usize) -> Vec<f
 fn read_tokenizer(root: &Path, model: &ModelRef) -> Tokenizer {
     let folder = root.join(&model.path);
     let rows = read_json(&folder.join("config.json"))["vocab_size"].as_u64().unwrap() as u32;
-    Tokenizer { model: model.clone(), tokenizer_json: read_json(&folder.join("tokenizer.json")), rows }
+    Tokenizer { model: model.clone(), tokenizer_json: read_json(&folder.join("tokenizer.json")).into(), rows }
 }
 
 fn read_json(path: &Path) -> Value {

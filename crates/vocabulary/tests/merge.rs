@@ -23,7 +23,7 @@ fn entry(id: usize, token: &str, special: bool) -> Value {
 }
 
 fn named(name: &str, tokenizer_json: Value, rows: u32) -> Tokenizer {
-    Tokenizer { model: ModelRef::local(name), tokenizer_json, rows }
+    Tokenizer { model: ModelRef::local(name), tokenizer_json: tokenizer_json.into(), rows }
 }
 
 fn recipe(source: TokenizerSource) -> TokenizerRecipe {
@@ -109,7 +109,7 @@ fn union_without_news_is_the_base() {
     let models = vec![named("base", bpe(&["a", "b"], &["S"]), 3), named("x", bpe(&["a", "b"], &["S"]), 3)];
     let output = merge(&recipe(TokenizerSource::Union), &models, 0).unwrap();
     assert!(output.is_identity);
-    assert_eq!(output.tokenizer_json, models[0].tokenizer_json);
+    assert_eq!(output.tokenizer_json, *models[0].tokenizer_json);
     assert_eq!(output.maps, vec![own(3), own(3)]);
     assert_eq!(output.notes, Vec::<String>::new());
 }

@@ -13,7 +13,7 @@ fn union(tokenizers: &[Tokenizer]) -> Result<OutputVocabulary, VocabularyError> 
 }
 
 fn tokenizer(place: usize, tokenizer_json: Value, rows: u32) -> Tokenizer {
-    Tokenizer { model: ModelRef::local(format!("m{place}")), tokenizer_json, rows }
+    Tokenizer { model: ModelRef::local(format!("m{place}")), tokenizer_json: tokenizer_json.into(), rows }
 }
 
 /// Distinct short pieces of one kind of model, the last of them added tokens.

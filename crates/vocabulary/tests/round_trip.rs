@@ -129,7 +129,7 @@ fn union(models: &[&Value]) -> OutputVocabulary {
         .enumerate()
         .map(|(place, json)| {
             let rows = token_ids(json).unwrap().values().max().unwrap() + 1;
-            Tokenizer { model: ModelRef::local(format!("m{place}")), tokenizer_json: (*json).clone(), rows }
+            Tokenizer { model: ModelRef::local(format!("m{place}")), tokenizer_json: (*json).clone().into(), rows }
         })
         .collect();
     let recipe = TokenizerRecipe { source: TokenizerSource::Union, tokens: Vec::new(), pad_to_multiple_of: None };

@@ -177,6 +177,12 @@ impl Planner<'_> {
                 );
                 self.warn("", "custom_code", detail);
             }
+            if let Some([first, _, ..]) =
+                source.checkpoint.config.get("architectures").and_then(|list| list.as_array()).map(Vec::as_slice)
+            {
+                let detail = format!("config.json of model {model:?} names several `architectures`; {first} counts");
+                self.warn("", "no_effect", detail);
+            }
             if source.checkpoint.dir.join("additional_chat_templates").is_dir() {
                 let detail = format!("model {model:?} has a folder of more chat templates, which is not carried");
                 self.warn("", "left_out", detail);

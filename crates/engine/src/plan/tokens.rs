@@ -1,6 +1,6 @@
 //! The vocabulary of the output, where the recipe has a `tokenizer` section, and the rows of the tensors that follow it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use checkpoint::{Access, TensorPlace, is_mergeable};
@@ -14,6 +14,9 @@ use super::{Planner, TaskInput, drafts};
 use crate::beside::bytes;
 use crate::rows::Gather;
 use crate::{Source, layers};
+
+/// Text of tokenizers that differ: eight of the largest known.
+const TOKENIZERS_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 pub(super) const SIZE_KEYS: &[&str] = &["/vocab_size", "/text_config/vocab_size"];
 
@@ -37,8 +40,7 @@ impl Planner<'_> {
     pub(super) fn merge_tokenizers(&mut self) -> Option<Tokens> {
         let recipe = self.recipe.tokenizer.as_ref()?;
         let base = self.donor();
-        let tokenizers: Vec<Option<Tokenizer>> = (0..self.sources.list.len()).map(|i| self.tokenizer(i)).collect();
-        let tokenizers: Vec<Tokenizer> = tokenizers.into_iter().collect::<Option<_>>()?;
+        let (tokenizers, digests) = self.tokenizers()?;
         match vocabulary::merge(recipe, &tokenizers, base) {
             Ok(output) => {
                 for note in &output.notes {
@@ -54,9 +56,9 @@ impl Planner<'_> {
                 Some(Tokens {
                     rows: tokenizers.iter().map(|t| t.rows).collect(),
                     donor,
-                    is_made: output.tokenizer_json != tokenizers[donor].tokenizer_json,
+                    is_made: output.tokenizer_json != *tokenizers[donor].tokenizer_json,
                     moved: moved.expect("both were read when they were merged"),
-                    digests: tokenizers.iter().map(digest).collect(),
+                    digests,
                     output: Arc::new(output),
                 })
             }
@@ -74,13 +76,42 @@ impl Planner<'_> {
         }
     }
 
+    /// Of every source, with the SHA-256 of each. Equal ones are held once, and different ones within a limit.
+    fn tokenizers(&mut self) -> Option<(Vec<Tokenizer>, Vec<String>)> {
+        let mut tokenizers: Vec<Option<Tokenizer>> = Vec::new();
+        let mut known: HashMap<String, Arc<Value>> = HashMap::new();
+        let mut digests = Vec::new();
+        let mut bytes = 0;
+        for index in 0..self.sources.list.len() {
+            let found = self.tokenizer(index).map(|mut tokenizer| {
+                let text = tokenizer.tokenizer_json.to_string();
+                digests.push(checkpoint::digest_bytes(text.as_bytes()));
+                let shared = known.entry(digests[digests.len() - 1].clone()).or_insert_with(|| {
+                    bytes += text.len();
+                    tokenizer.tokenizer_json.clone()
+                });
+                tokenizer.tokenizer_json = shared.clone();
+                tokenizer
+            });
+            tokenizers.push(found);
+            if bytes > TOKENIZERS_BYTES_MAX {
+                let detail = format!(
+                    "the models' tokenizers that differ take more than {TOKENIZERS_BYTES_MAX} bytes; merge fewer models at a time"
+                );
+                self.error(self.recipe.tokenizer_pointer(), "too_large", detail);
+                return None;
+            }
+        }
+        Some((tokenizers.into_iter().collect::<Option<_>>()?, digests))
+    }
+
     fn tokenizer(&mut self, index: usize) -> Option<Tokenizer> {
         let source = &self.sources.list[index];
         let model = source.model.to_string();
         let found = tokenizer_json(source, &self.sources.access);
         match (found, vocabulary_rows(source)) {
             (Ok(Some(tokenizer_json)), Some(rows)) => {
-                Some(Tokenizer { model: source.model.clone(), tokenizer_json, rows })
+                Some(Tokenizer { model: source.model.clone(), tokenizer_json: Arc::new(tokenizer_json), rows })
             }
             (Ok(Some(_)), None) => {
                 self.error(self.recipe.tokenizer_pointer(), "invalid_checkpoint", format!("model {model:?} has no embedding that could be found by its name, so its rows cannot be aligned"));
@@ -153,10 +184,6 @@ impl Tokens {
             }
         }
     }
-}
-
-fn digest(tokenizer: &Tokenizer) -> String {
-    checkpoint::digest_bytes(tokenizer.tokenizer_json.to_string().as_bytes())
 }
 
 /// Names under which SentencePiece models stand beside the weights.

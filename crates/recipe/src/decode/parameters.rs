@@ -14,6 +14,7 @@ impl Decoder {
         let mut parameters = Parameters::new();
         for (key, value) in entries.iter().filter(|(_, value)| value.kind != Kind::Null) {
             let at = format!("{pointer}/{}", escape(&key.name));
+            self.positions.insert_key(at.clone(), key.at);
             if key.name == "dare" && matches!(value.kind, Kind::Map(_)) {
                 // `dare: {drop_rate: 0.9}` as guides write it
                 parameters.extend(self.parameters(value, &at).unwrap_or_default());

@@ -1,0 +1,53 @@
+//! What names a plan: equal digests mean equal bytes.
+
+use serde_json::{Value, json};
+
+use super::{Plan, Product};
+use crate::Sources;
+use crate::lora::Applied;
+
+/// The seed of a recipe that names none.
+pub(super) fn seed_of(recipe: &Value) -> u64 {
+    let digest = checkpoint::digest_bytes(recipe.to_string().as_bytes());
+    u64::from_str_radix(&digest[..16], 16).expect("16 hex digits are a u64") >> 11
+}
+
+pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
+    let files = |s: &crate::Source| -> Vec<Value> {
+        s.checkpoint
+            .files
+            .iter()
+            .map(|f| json!([f.name, f.bytes, f.header_digest, f.modified_ns.to_string()]))
+            .collect()
+    };
+    // what a stage will have written says its plan; its files have no time yet
+    let source = |s: &crate::Source| s.stage.as_ref().map_or_else(|| files(s), |stage| vec![json!(stage.plan_digest)]);
+    let tasks: Vec<Value> = plan
+        .tasks
+        .iter()
+        .map(|t| {
+            let inputs: Vec<_> = t.inputs.iter().map(|i| json!([i.source, i.name])).collect();
+            json!([t.name, t.dtype, inputs, t.parameters])
+        })
+        .collect();
+    // where no config of a model is made, what configs say decides the adapter
+    let config = |s: &crate::Source| checkpoint::digest_bytes(s.checkpoint.config.to_string().as_bytes());
+    let configs: Vec<String> =
+        if matches!(plan.product, Product::Model) { Vec::new() } else { sources.iter().map(config).collect() };
+    let identity = json!({
+        "engine": crate::VERSION,
+        "method": plan.about.name,
+        "seed": plan.seed,
+        "recipe": plan.recipe,
+        "sources": sources.iter().map(source).collect::<Vec<_>>(),
+        "adapters": sources.iter().map(|s| s.applied.as_ref().map(Applied::identity)).collect::<Vec<_>>(),
+        "tasks": tasks,
+        "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
+        "config": plan.config,
+        "configs": configs,
+        "made": plan.made.iter().map(|f| json!([f.name, checkpoint::digest_bytes(&f.content)])).collect::<Vec<_>>(),
+        "tokenizers": plan.tokenizer_digests,
+        "carried": crate::artifact::carried_identity(plan, sources),
+    });
+    checkpoint::digest_bytes(identity.to_string().as_bytes())
+}
