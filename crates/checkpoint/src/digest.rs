@@ -21,6 +21,21 @@ pub fn digest_file(path: &Path) -> Result<String, CheckpointError> {
     }
 }
 
+/// SHA-256 of what comes piece by piece.
+#[derive(Clone, Default)]
+pub struct Digester(Sha256);
+
+impl Digester {
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// As lower-case hex.
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
+}
+
 /// SHA-256 of bytes in memory, as lower-case hex.
 pub fn digest_bytes(bytes: &[u8]) -> String {
     hex(&Sha256::digest(bytes))

@@ -20,7 +20,7 @@ mod torch;
 
 pub use access::Access;
 pub use convert::{Conversion, Converted, convert};
-pub use digest::{digest_bytes, digest_file, hex};
+pub use digest::{Digester, digest_bytes, digest_file, hex};
 pub use error::CheckpointError;
 pub use header::{Header, TensorInfo};
 pub use index::Index;

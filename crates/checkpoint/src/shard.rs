@@ -94,6 +94,7 @@ impl ShardFile {
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(&path)
             .map_err(CheckpointError::io(&path))?;
@@ -104,6 +105,16 @@ impl ShardFile {
 
     pub fn write_at(&self, offset: u64, bytes: &[u8]) -> Result<(), CheckpointError> {
         self.file.write_all_at(bytes, offset).map_err(CheckpointError::io(&self.path))
+    }
+
+    /// Fills `buffer` with what was written at `offset`.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), CheckpointError> {
+        self.file.read_exact_at(buffer, offset).map_err(CheckpointError::io(&self.path))
+    }
+
+    /// Has all that was written so far on the disk.
+    pub fn sync_data(&self) -> Result<(), CheckpointError> {
+        self.file.sync_data().map_err(CheckpointError::io(&self.path))
     }
 
     pub fn sync(&self) -> Result<(), CheckpointError> {

@@ -4,7 +4,7 @@
 //! byte for byte.
 
 use std::collections::BTreeSet;
-use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use checkpoint::beside::{PROCESSING, TOKENIZER, VOCABULARY};
@@ -13,10 +13,11 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use crate::execute::Execution;
+use crate::execute::{Execution, Journal};
 use crate::{ExecuteError, Plan, Sources};
 
 pub const MANIFEST: &str = "manifest.json";
+const RECIPE: &str = "recipe.yml";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// A finished output directory, not yet published.
@@ -68,26 +69,54 @@ fn used_files(plan: &Plan, sources: &Sources) -> BTreeSet<(usize, usize)> {
 }
 
 /// Writes what belongs beside the shards and makes everything durable.
-pub(crate) fn complete(execution: &Execution<'_>, recipe_text: &str, dir: &Path) -> Result<Artifact, ExecuteError> {
+/// `inputs` and `shards` are what was digested meanwhile.
+pub(crate) fn complete(
+    execution: &Execution<'_>,
+    inputs: Value,
+    shards: Vec<String>,
+    recipe_text: &str,
+    dir: &Path,
+) -> Result<Artifact, ExecuteError> {
     let plan = execution.plan;
     let mut beside = vec![write(dir, "config.json", &pretty(&plan.config))?];
     if plan.shards.len() > 1 {
         beside.push(write(dir, INDEX, &pretty(&index(plan)))?);
     }
     beside.extend(carry(execution, dir)?);
-    beside.push(write(dir, "recipe.yml", recipe_text.as_bytes())?);
+    beside.push(write(dir, RECIPE, recipe_text.as_bytes())?);
     if plan.options.write_model_card {
         beside.push(write(dir, "README.md", card(plan, recipe_text).as_bytes())?);
     }
-    let shards: Result<Vec<_>, _> =
-        plan.shards.par_iter().map(|shard| digest_shard(execution, dir, &shard.file_name)).collect();
-    let mut files = shards?;
+    let shards = plan.shards.iter().zip(shards);
+    let mut files: Vec<ArtifactFile> = shards
+        .map(|(shard, sha256)| ArtifactFile { path: shard.file_name.clone(), bytes: shard.bytes, sha256 })
+        .collect();
     files.extend(beside);
     files.extend(execution.earlier.files.iter().cloned());
-    let manifest = manifest(execution, inputs(execution)?, &files);
+    let manifest = manifest(execution, inputs, &files);
     let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
     sync_dir(dir)?;
+    // what is whole needs no journal; the manifest is the last word
+    Journal::remove(dir)?;
+    sync_dir(dir)?;
     Ok(Artifact { dir: dir.to_owned(), plan_digest: plan.digest.clone(), files, manifest_sha256: manifest.sha256 })
+}
+
+/// The artifact of an execution that was killed when only the last word was missing: the manifest is written when all else is.
+pub(crate) fn finished(plan: &Plan, recipe_text: &str, dir: &Path) -> Option<Artifact> {
+    let bytes = std::fs::read(dir.join(MANIFEST)).ok()?;
+    let manifest: Value = serde_json::from_slice(&bytes).ok()?;
+    let files: Vec<ArtifactFile> = serde_json::from_value(manifest.get("outputs")?.clone()).ok()?;
+    let is_whole = |file: &ArtifactFile| std::fs::metadata(dir.join(&file.path)).is_ok_and(|m| m.len() == file.bytes);
+    let recipe = files.iter().find(|file| file.path == RECIPE)?;
+    let is_this = manifest["plan_digest"] == plan.digest.as_str()
+        && recipe.sha256 == checkpoint::digest_bytes(recipe_text.as_bytes());
+    (is_this && files.iter().all(is_whole)).then(|| Artifact {
+        dir: dir.to_owned(),
+        plan_digest: plan.digest.clone(),
+        files,
+        manifest_sha256: checkpoint::digest_bytes(&bytes),
+    })
 }
 
 /// The files of an adapter around its weights, which are written: config, recipe, card and manifest.
@@ -103,7 +132,7 @@ pub(crate) fn complete_adapter(
     let mut files = vec![
         digest_shard(execution, dir, &layout.file_name)?,
         write(dir, adapter::files::CONFIG, &pretty(config))?,
-        write(dir, "recipe.yml", recipe_text.as_bytes())?,
+        write(dir, RECIPE, recipe_text.as_bytes())?,
     ];
     if plan.options.write_model_card {
         files.push(write(dir, "README.md", adapter_card(plan, config, recipe_text).as_bytes())?);
@@ -124,10 +153,17 @@ fn pretty(value: &Value) -> Vec<u8> {
     text
 }
 
+/// Writes a file whole. One that is there is written over, never emptied first: another process that executes the same plan
+/// writes the same bytes, and nobody sees less of them than there were.
 fn write(dir: &Path, name: &str, content: &[u8]) -> Result<ArtifactFile, ExecuteError> {
     let path = dir.join(name);
-    let mut file = std::fs::File::create(&path).map_err(ExecuteError::io(&path))?;
-    file.write_all(content).and_then(|()| file.sync_all()).map_err(ExecuteError::io(&path))?;
+    let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let put = |file: std::fs::File| {
+        file.write_all_at(content, 0)?;
+        file.set_len(content.len() as u64)?;
+        file.sync_all()
+    };
+    file.and_then(put).map_err(ExecuteError::io(&path))?;
     Ok(ArtifactFile { path: name.to_owned(), bytes: content.len() as u64, sha256: checkpoint::digest_bytes(content) })
 }
 
@@ -231,16 +267,18 @@ fn digest_shard(execution: &Execution<'_>, dir: &Path, name: &str) -> Result<Art
 }
 
 /// Each model with the files that were read of it.
-fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
+pub(crate) fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
     let used: Vec<(usize, usize)> = used_files(execution.plan, execution.sources).into_iter().collect();
     let digests: Result<Vec<String>, ExecuteError> = used
         .par_iter()
         .map(|(source, file)| {
             execution.stop_if_cancelled()?;
             let file = &execution.sources.list[*source].checkpoint.files[*file];
-            let digest = digest_file(&file.path)?;
-            execution.add_bytes(file.bytes);
-            Ok(digest)
+            let digest = execution.plan.settings.known_digests.digest(&file.path, &|bytes| {
+                execution.add_bytes(bytes);
+                !execution.cancel()
+            })?;
+            digest.ok_or(ExecuteError::Cancelled)
         })
         .collect();
     let mut models: Vec<Value> = execution.plan.models.iter().map(|m| json!({"model": m, "files": []})).collect();

@@ -2,16 +2,20 @@
 
 mod adapter_files;
 mod extraction;
+mod journal;
 mod mixture;
 mod model;
+mod output;
 mod tensor;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use checkpoint::{CheckpointError, ShardFile};
-use rayon::prelude::*;
+use checkpoint::CheckpointError;
 
+pub(crate) use self::journal::Journal;
+use self::output::{Done, Output};
 use crate::artifact::{self, Artifact};
 use crate::backend::cpu::Cpu;
 use crate::plan::Product;
@@ -124,12 +128,16 @@ impl Execution<'_> {
     /// Counts tasks and the bytes that were planned for them.
     fn finished(&self, tasks: &[&TensorTask]) {
         self.tensors_done.fetch_add(tasks.len() as u64, Ordering::Relaxed);
-        let width = |task: &TensorTask| task.dtype.bitsize() as u64 / 8;
-        self.add_bytes(tasks.iter().map(|task| task.parameters.elements() * width(task)).sum());
+        self.add_bytes(tasks.iter().map(|task| task.bytes()).sum());
+    }
+
+    /// Whether somebody asked it to stop.
+    pub(crate) fn cancel(&self) -> bool {
+        self.observer.cancel.load(Ordering::Relaxed)
     }
 
     pub(crate) fn stop_if_cancelled(&self) -> Result<(), ExecuteError> {
-        if self.observer.cancel.load(Ordering::Relaxed) { Err(ExecuteError::Cancelled) } else { Ok(()) }
+        if self.cancel() { Err(ExecuteError::Cancelled) } else { Ok(()) }
     }
 }
 
@@ -207,10 +215,19 @@ fn merge_model(
     recipe_text: &str,
     dir: &Path,
 ) -> Result<Artifact, ExecuteError> {
-    let shards = create_shards(execution.plan, dir)?;
-    merge_tensors(execution, backend, &shards)?;
-    shards.par_iter().try_for_each(ShardFile::sync)?;
-    artifact::complete(execution, recipe_text, dir)
+    if let Some(artifact) = artifact::finished(execution.plan, recipe_text, dir) {
+        return Ok(artifact);
+    }
+    let (output, journal) = Output::open(execution.plan, dir)?;
+    let done: Vec<&TensorTask> =
+        execution.plan.tasks.iter().zip(&output.done).filter_map(|(t, d)| d.then_some(t)).collect();
+    execution.finished(&done);
+    let merge = |done: &Done<'_>| merge_tensors(execution, backend, &output, done);
+    let write = || output.write(execution, journal, merge);
+    let (written, inputs) = rayon::join(write, || artifact::inputs(execution));
+    written?;
+    let inputs = inputs?;
+    artifact::complete(execution, inputs, output.digests(), recipe_text, dir)
 }
 
 /// What progress counts to: bytes written, and bytes digested.
@@ -229,22 +246,38 @@ pub(crate) fn already_there(plan: &Plan, dir: &Path) -> u64 {
     plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum()
 }
 
-fn create_shards(plan: &Plan, dir: &Path) -> Result<Vec<ShardFile>, ExecuteError> {
-    let shards: Result<Vec<_>, _> = plan.shards.iter().map(|layout| ShardFile::create(dir, layout)).collect();
-    Ok(shards?)
-}
-
-/// Largest first, so that no thread is left with a large tensor at the end. Each tensor is itself split over threads,
-/// and only the innermost work holds buffers, so that there are never more of them than threads.
-fn merge_tensors(execution: &Execution<'_>, backend: &dyn Backend, shards: &[ShardFile]) -> Result<(), ExecuteError> {
+/// Tensors in the order of their places. Each is itself split over threads, and only the innermost work holds buffers, so
+/// that there are never more of them than threads.
+fn merge_tensors(
+    execution: &Execution<'_>,
+    backend: &dyn Backend,
+    output: &Output,
+    done: &Done<'_>,
+) -> Result<(), ExecuteError> {
     let over_model = model::statistics(execution, backend)?;
-    let mut tasks: Vec<_> = execution.plan.tasks.iter().collect();
-    tasks.sort_by_key(|task| std::cmp::Reverse(task.parameters.elements()));
-    tasks.into_par_iter().with_max_len(1).try_for_each(|task| {
+    let to_do = output.to_do();
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let merge = |index: usize| {
+        let task = &execution.plan.tasks[index];
         let over_model = over_model.as_ref().and_then(|o| o.of(&task.name));
-        tensor::merge(execution, backend, task, &shards[task.shard], over_model)?;
+        tensor::merge(execution, backend, task, output.file(task.shard), over_model)?;
         execution.tensors_done.fetch_add(1, Ordering::Relaxed);
         execution.report();
-        Ok(())
-    })
+        done.tell(index)
+    };
+    let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
+    // a parallel iterator would give each thread a range of its own, and the digests would wait for the last
+    rayon::scope(|scope| {
+        for _ in 0..rayon::current_num_threads() {
+            scope.spawn(|_| {
+                while let Some(index) = to_do.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if let Err(error) = merge(*index) {
+                        next.store(to_do.len(), Ordering::Relaxed);
+                        failure().get_or_insert(error);
+                    }
+                }
+            });
+        }
+    });
+    failure().take().map_or(Ok(()), Err)
 }

@@ -12,6 +12,7 @@ mod check;
 pub mod convert;
 mod execute;
 pub mod kernel;
+mod known_digests;
 mod layers;
 mod lora;
 pub mod methods;
@@ -29,6 +30,7 @@ pub use artifact::{Artifact, ArtifactFile};
 pub use backend::Backend;
 pub use check::check;
 pub use execute::{ExecuteError, Observer, Progress, execute, execute_on};
+pub use known_digests::KnownDigests;
 pub use lora::kinds::adapter_methods;
 pub use plan::{
     Plan, PlanSummary, PlannedModel, PlannedShard, PlannedTensor, Settings, TaskInput, TensorTask, open_and_plan, plan,

@@ -27,10 +27,10 @@ use serde_json::Value;
 use crate::artifact::MadeFile;
 use crate::check::{Making, check_adapters, check_making, check_with};
 use crate::methods::{About, Merge, Method, TaskParameters};
-use crate::parameters::{self};
+use crate::parameters;
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
-use crate::{Sources, advice};
+use crate::{KnownDigests, Sources, advice};
 use digest::{digest, seed_of};
 use drafts::drafts;
 pub(crate) use extraction::{Decompose, Extraction, Item, Whole};
@@ -50,11 +50,13 @@ pub struct Settings {
     pub threads: usize,
     /// Bytes of an output shard, unless the recipe's options say otherwise.
     pub shard_bytes: u64,
+    /// Digests of input files from earlier merges.
+    pub known_digests: KnownDigests,
 }
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { memory: 1 << 30, threads: 0, shard_bytes: 5_000_000_000 }
+        Settings { memory: 1 << 30, threads: 0, shard_bytes: 5_000_000_000, known_digests: KnownDigests::default() }
     }
 }
 
@@ -115,6 +117,13 @@ pub struct TensorTask {
     pub(crate) shard: usize,
     /// Offset in the shard's file.
     pub(crate) start: u64,
+}
+
+impl TensorTask {
+    /// Bytes that it writes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.parameters.elements() * self.dtype.bitsize() as u64 / 8
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -27,6 +27,17 @@ pub struct MergeArgs {
     /// Size of an output shard at most [default: 5GB].
     #[arg(long, env = "AMALGAM_SHARD_BYTES")]
     pub shard_bytes: Option<Bytes>,
+    /// Where digests of input files are kept, so that a file is digested once [default: amalgam/digests in the user's cache;
+    /// of a server, below its data directory].
+    #[arg(long, env = "AMALGAM_DIGESTS")]
+    pub digests: Option<PathBuf>,
+}
+
+/// Where a merge without a server keeps digests: in the user's cache, where the system names one.
+pub fn cached_digests() -> Option<PathBuf> {
+    let named = |variable: &str| std::env::var_os(variable).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let cache = named("XDG_CACHE_HOME").or_else(|| Some(named("HOME")?.join(".cache")))?;
+    cache.is_absolute().then(|| cache.join("amalgam").join("digests"))
 }
 
 fn threads(text: &str) -> Result<usize, String> {
@@ -38,12 +49,14 @@ fn bounded(number: usize, max: usize) -> Result<usize, String> {
 }
 
 impl MergeArgs {
-    pub fn settings(&self) -> engine::Settings {
+    /// `digests` is where they are kept unless this says otherwise.
+    pub fn settings(&self, digests: Option<PathBuf>) -> engine::Settings {
         let default = engine::Settings::default();
         engine::Settings {
             memory: self.memory.map_or(default.memory, |m| m.0),
             threads: self.threads.unwrap_or(default.threads),
             shard_bytes: self.shard_bytes.map_or(default.shard_bytes, |s| s.0),
+            known_digests: engine::KnownDigests(self.digests.clone().or(digests)),
         }
     }
 
@@ -52,6 +65,7 @@ impl MergeArgs {
             memory: self.memory.or(other.memory),
             threads: self.threads.or(other.threads),
             shard_bytes: self.shard_bytes.or(other.shard_bytes),
+            digests: self.digests.or(other.digests),
         }
     }
 }
@@ -193,7 +207,7 @@ impl ConfigArgs {
             alive: data_dir.join("workers"),
             access: Access::Under(sources),
             outputs: OutputRoots::new(roots),
-            settings: values.merge.settings(),
+            settings: values.merge.settings(Some(data_dir.join("digests"))),
             log: values.log.unwrap_or_else(|| "info".to_owned()),
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })

@@ -12,6 +12,7 @@ use transfer::{Publication, Target};
 
 use crate::bar::Bar;
 use crate::cli::MergeCommand;
+use crate::config::cached_digests;
 use crate::report::{Failure, warn};
 use crate::size::Bytes;
 
@@ -30,7 +31,7 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     let started = Instant::now();
     let text = super::read_recipe(&args.recipe)?;
     let merge = the_one(args, super::merges(&args.recipe, &text, &args.reading)?)?;
-    let planned = super::plan::plan(&merge, args.reading.lenient, &args.merge.settings());
+    let planned = super::plan::plan(&merge, args.reading.lenient, &args.merge.settings(cached_digests()));
     let refused = |refusal| Failure::recipe(&args.recipe, &refusal, args.reading.json);
     let plan = planned.map_err(refused)?;
     let text = merge.text().map_err(refused)?;

@@ -6,6 +6,7 @@ use recipe::{Problem, Refusal, Variant, with_each};
 use serde_json::{Value, json};
 
 use crate::cli::PlanArgs;
+use crate::config::cached_digests;
 use crate::report::{Failure, warn};
 use crate::size::Bytes;
 
@@ -13,7 +14,7 @@ pub fn run(args: &PlanArgs) -> Result<(), Failure> {
     let text = super::read_recipe(&args.recipe)?;
     let merges = super::merges(&args.recipe, &text, &args.reading)?;
     let planned = with_each(&merges, |merge| {
-        let plan = plan(merge, args.reading.lenient, &args.merge.settings())?;
+        let plan = plan(merge, args.reading.lenient, &args.merge.settings(cached_digests()))?;
         let summary = plan.summary(args.tensors);
         let warnings = summary.warnings.clone();
         Ok((summary, warnings))

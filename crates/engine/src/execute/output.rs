@@ -1,0 +1,210 @@
+//! The output's shards while they are written: hashed as far as they are whole, and brought to the disk behind the merge.
+//!
+//! Invariant: nothing waits for a digest or for the disk before all tensors are merged.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use checkpoint::{Digester, ShardFile};
+use rayon::prelude::*;
+
+use super::journal::Journal;
+use super::{ExecuteError, Execution};
+use crate::plan::Plan;
+
+/// Bytes hashed at a time: read back while they are in the cache.
+const PIECE: usize = 1 << 18;
+
+/// What is done goes to the disk when it is so many bytes, or when so long has passed.
+const SYNC_BYTES: u64 = 128 << 20;
+const SYNC_EVERY: Duration = Duration::from_millis(500);
+
+pub(super) struct Output {
+    shards: Vec<Shard>,
+    /// Tasks that an earlier execution has done.
+    pub done: Vec<bool>,
+}
+
+struct Shard {
+    file: ShardFile,
+    bytes: u64,
+    /// Its tasks in the order of their places, each with its end.
+    parts: Vec<(usize, u64)>,
+    hashing: Mutex<Hashing>,
+}
+
+#[derive(Default)]
+struct Hashing {
+    digester: Digester,
+    /// Bytes hashed.
+    at: u64,
+    /// Parts hashed.
+    parts: usize,
+}
+
+/// Tells of tasks that are done.
+pub(super) struct Done<'a> {
+    output: &'a Output,
+    execution: &'a Execution<'a>,
+    flags: Vec<AtomicBool>,
+    sender: Mutex<Option<Sender<usize>>>,
+    /// Of the thread that brings them to the disk.
+    failed: &'a Mutex<Option<ExecuteError>>,
+}
+
+impl Output {
+    /// Creates the shards, or opens those that an earlier execution has begun.
+    pub fn open(plan: &Plan, dir: &Path) -> Result<(Output, Journal), ExecuteError> {
+        let (mut journal, tasks) = Journal::open(dir, plan)?;
+        let has_shard: Vec<bool> = plan
+            .shards
+            .iter()
+            .map(|shard| std::fs::metadata(dir.join(&shard.file_name)).is_ok_and(|found| found.len() == shard.bytes))
+            .collect();
+        let kept: Vec<usize> = tasks.iter().copied().filter(|task| has_shard[plan.tasks[*task].shard]).collect();
+        if kept.len() < tasks.len() {
+            journal.keep(plan, &kept)?;
+        }
+        let mut done = vec![false; plan.tasks.len()];
+        kept.iter().for_each(|task| done[*task] = true);
+        let mut shards = Vec::with_capacity(plan.shards.len());
+        for layout in &plan.shards {
+            let (file, bytes) = (ShardFile::create(dir, layout)?, layout.bytes);
+            shards.push(Shard { file, bytes, parts: Vec::new(), hashing: Mutex::default() });
+        }
+        for (i, task) in plan.tasks.iter().enumerate() {
+            shards[task.shard].parts.push((i, task.start + task.bytes()));
+        }
+        for shard in &mut shards {
+            shard.parts.sort_by_key(|(task, end)| (*end, plan.tasks[*task].start));
+        }
+        Ok((Output { shards, done }, journal))
+    }
+
+    /// Tasks that are to be done, in the order in which they lie in the shards: so hashing keeps up.
+    pub fn to_do(&self) -> Vec<usize> {
+        let in_order = self.shards.iter().flat_map(|shard| shard.parts.iter().map(|(task, _)| *task));
+        in_order.filter(|task| !self.done[*task]).collect()
+    }
+
+    pub fn file(&self, shard: usize) -> &ShardFile {
+        &self.shards[shard].file
+    }
+
+    /// Runs `merge`, which tells of what is done, while another thread brings that to the disk and into the journal.
+    pub fn write(
+        &self,
+        execution: &Execution<'_>,
+        journal: Journal,
+        merge: impl FnOnce(&Done<'_>) -> Result<(), ExecuteError> + Send,
+    ) -> Result<(), ExecuteError> {
+        let failed = Mutex::new(None);
+        let (sender, receiver) = channel();
+        let done = Done {
+            output: self,
+            execution,
+            flags: self.done.iter().map(|done| AtomicBool::new(*done)).collect(),
+            sender: Mutex::new(Some(sender)),
+            failed: &failed,
+        };
+        let merged = std::thread::scope(|scope| {
+            let plan = execution.plan;
+            let failed = &failed;
+            scope.spawn(move || {
+                if let Err(error) = self.settle(plan, journal, &receiver) {
+                    *lock(failed) = Some(error);
+                }
+            });
+            let merged = merge(&done);
+            // the other thread ends when nobody can tell it of more
+            lock(&done.sender).take();
+            merged
+        });
+        merged?;
+        match lock(&failed).take() {
+            Some(error) => Err(error),
+            None => self.shards.par_iter().try_for_each(|shard| done.hash(shard, &mut lock(&shard.hashing))),
+        }
+    }
+
+    /// Brings tasks to the disk as they are told of, until none can come any more.
+    fn settle(&self, plan: &Plan, mut journal: Journal, receiver: &Receiver<usize>) -> Result<(), ExecuteError> {
+        while let Ok(first) = receiver.recv() {
+            let mut tasks = vec![first];
+            let until = Instant::now() + SYNC_EVERY;
+            let bytes = |tasks: &[usize]| tasks.iter().map(|t| plan.tasks[*t].bytes()).sum::<u64>();
+            while bytes(&tasks) < SYNC_BYTES {
+                let Ok(task) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) else { break };
+                tasks.push(task);
+            }
+            tasks.extend(receiver.try_iter());
+            let mut shards: Vec<usize> = tasks.iter().map(|task| plan.tasks[*task].shard).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            for shard in shards {
+                self.shards[shard].file.sync_data()?;
+            }
+            journal.add(&tasks)?;
+        }
+        self.shards.iter().try_for_each(|shard| Ok(shard.file.sync()?))
+    }
+
+    /// SHA-256 of each shard, all of which are whole.
+    pub fn digests(self) -> Vec<String> {
+        let finish = |shard: Shard| shard.hashing.into_inner().expect("hashing does not panic").digester.finish();
+        self.shards.into_iter().map(finish).collect()
+    }
+}
+
+impl Done<'_> {
+    /// Tells that a task is done, and hashes what follows from it unless another thread is at that.
+    pub fn tell(&self, task: usize) -> Result<(), ExecuteError> {
+        self.flags[task].store(true, Ordering::Release);
+        if let Some(sender) = &*lock(&self.sender) {
+            // nobody listens after an error, which is told below
+            let _ = sender.send(task);
+        }
+        if let Some(error) = lock(self.failed).take() {
+            return Err(error);
+        }
+        let shard = &self.output.shards[self.execution.plan.tasks[task].shard];
+        match shard.hashing.try_lock() {
+            Ok(mut hashing) => self.hash(shard, &mut hashing),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Hashes the shard as far as it is whole from its beginning.
+    fn hash(&self, shard: &Shard, hashing: &mut Hashing) -> Result<(), ExecuteError> {
+        let mut buffer = vec![0; PIECE];
+        loop {
+            let rest = &shard.parts[hashing.parts..];
+            let whole = rest.iter().take_while(|(task, _)| self.flags[*task].load(Ordering::Acquire)).count();
+            let is_last = hashing.parts + whole == shard.parts.len();
+            let end = match whole {
+                _ if is_last => shard.bytes,
+                0 => return Ok(()),
+                whole => rest[whole - 1].1,
+            };
+            while hashing.at < end {
+                self.execution.stop_if_cancelled()?;
+                let piece = &mut buffer[..PIECE.min((end - hashing.at) as usize)];
+                shard.file.read_at(hashing.at, piece)?;
+                hashing.digester.update(piece);
+                hashing.at += piece.len() as u64;
+                self.execution.add_bytes(piece.len() as u64);
+            }
+            hashing.parts += whole;
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
