@@ -44,6 +44,10 @@ impl Slow {
         let mut watch = self.client().watch(id);
         while let Some(event) = watch.next().await.unwrap() {
             if event.kind == "planned" {
+                let waiting = std::time::Instant::now();
+                while is_empty(&self.work()) && waiting.elapsed() < Duration::from_secs(10) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 return;
             }
         }

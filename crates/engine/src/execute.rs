@@ -8,6 +8,7 @@ mod model;
 mod output;
 mod tensor;
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -141,7 +142,8 @@ impl Execution<'_> {
     }
 }
 
-/// Merges into `dir`, which is created; what an earlier execution of the same plan left there is written over.
+/// Merges into `dir`, which is created. What an earlier execution of the same plan has done there is not done again; another
+/// process may be executing it there at the same time.
 /// `recipe_text` goes into the artifact as given.
 pub fn execute(
     plan: &Plan,
@@ -187,8 +189,6 @@ fn run(
     dir: &Path,
     observer: &Observer<'_>,
 ) -> Result<Artifact, ExecuteError> {
-    std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
-    check_room(plan.disk_bytes(), already_there(plan, dir), dir)?;
     let execution = Execution {
         plan,
         sources,
@@ -198,6 +198,13 @@ fn run(
         bytes_total: bytes_total(plan, sources),
         earlier,
     };
+    if let Some(artifact) = artifact::finished(plan, recipe_text, dir) {
+        execution.tensors_done.store(plan.tasks.len() as u64, Ordering::Relaxed);
+        execution.add_bytes(execution.bytes_total);
+        return Ok(artifact);
+    }
+    std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
+    check_room(plan.disk_bytes(), already_there(plan, dir), dir)?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(plan.settings.thread_count())
         .thread_name(|i| format!("merge-{i}"))
@@ -215,9 +222,6 @@ fn merge_model(
     recipe_text: &str,
     dir: &Path,
 ) -> Result<Artifact, ExecuteError> {
-    if let Some(artifact) = artifact::finished(execution.plan, recipe_text, dir) {
-        return Ok(artifact);
-    }
     let (output, journal) = Output::open(execution.plan, dir)?;
     let done: Vec<&TensorTask> =
         execution.plan.tasks.iter().zip(&output.done).filter_map(|(t, d)| d.then_some(t)).collect();
@@ -241,9 +245,10 @@ pub(crate) fn check_room(needed: u64, already: u64, dir: &Path) -> Result<(), Ex
     if available + already < needed { Err(ExecuteError::DiskFull { needed, available }) } else { Ok(()) }
 }
 
-/// Bytes of shards that an earlier execution left, which are written over.
+/// Bytes on the disk of shards that an earlier execution left, which are written over.
 pub(crate) fn already_there(plan: &Plan, dir: &Path) -> u64 {
-    plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok()).map(|m| m.len()).sum()
+    let there = plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok());
+    there.map(|m| m.blocks() * 512).sum()
 }
 
 /// Tensors in the order of their places. Each is itself split over threads, and only the innermost work holds buffers, so

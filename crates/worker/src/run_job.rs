@@ -79,8 +79,10 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
         (Err(error), None) => finish(store, &lease, failed(error, lease.job.attempt)).await,
     };
-    // of a job that is over also what lost attempts left; else whoever took it up may be writing in a directory of its own
-    sweep::remove(if matches!(over, Ok(true)) { run.work_root() } else { run.work_dir() }).await;
+    // of a job that is not over the next attempt goes on with what is done
+    if matches!(over, Ok(true)) {
+        sweep::remove(run.work_root()).await;
+    }
     match (over, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
         (Ok(_), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
@@ -214,7 +216,7 @@ impl Run<'_> {
     }
 
     async fn merge(&self, plan: StagedPlan) -> Result<Artifact, JobError> {
-        let dir = self.work_dir();
+        let dir = self.work_dir(plan.digest());
         let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
         let merged = blocking(move || {
             let on_progress = |progress| pulse.set_progress(progress, now_ms());
@@ -248,9 +250,9 @@ impl Run<'_> {
         Ok(self.store.record(self.lease, phase, event).await?)
     }
 
-    /// Of this lease alone: a stale worker never writes where its successor does.
-    fn work_dir(&self) -> PathBuf {
-        self.work_root().join(format!("lease-{}", self.lease.token))
+    /// Of the plan, whoever executes it: a stale worker writes the same bytes to the same places as its successor.
+    fn work_dir(&self, plan_digest: &str) -> PathBuf {
+        self.work_root().join(format!("plan-{plan_digest}"))
     }
 
     fn work_root(&self) -> PathBuf {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use checkpoint::{Digester, ShardFile};
+use checkpoint::{Digester, ShardFile, ShardLayout};
 use rayon::prelude::*;
 
 use super::journal::Journal;
@@ -34,6 +34,12 @@ struct Shard {
     /// Its tasks in the order of their places, each with its end.
     parts: Vec<(usize, u64)>,
     hashing: Mutex<Hashing>,
+}
+
+impl Shard {
+    fn new(file: ShardFile, layout: &ShardLayout) -> Shard {
+        Shard { file, bytes: layout.bytes, parts: Vec::new(), hashing: Mutex::default() }
+    }
 }
 
 #[derive(Default)]
@@ -70,11 +76,14 @@ impl Output {
         }
         let mut done = vec![false; plan.tasks.len()];
         kept.iter().for_each(|task| done[*task] = true);
-        let mut shards = Vec::with_capacity(plan.shards.len());
-        for layout in &plan.shards {
-            let (file, bytes) = (ShardFile::create(dir, layout)?, layout.bytes);
-            shards.push(Shard { file, bytes, parts: Vec::new(), hashing: Mutex::default() });
-        }
+        let create = |layout| Ok(Shard::new(ShardFile::create(dir, layout)?, layout));
+        let mut shards =
+            plan.shards.iter().map(create).collect::<Result<Vec<_>, ExecuteError>>().inspect_err(|_| {
+                if kept.is_empty() {
+                    // a disk that was too full for all of them is not to be fuller for it
+                    plan.shards.iter().for_each(|layout| drop(std::fs::remove_file(dir.join(&layout.file_name))));
+                }
+            })?;
         for (i, task) in plan.tasks.iter().enumerate() {
             shards[task.shard].parts.push((i, task.start + task.bytes()));
         }

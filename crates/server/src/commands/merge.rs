@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use engine::{Observer, Progress};
+use engine::{ExecuteError, Observer, Progress};
 use recipe::Variant;
 use serde_json::json;
 use transfer::{Publication, Target};
@@ -46,14 +46,20 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
     let on_progress = |p: Progress| bar.set("merging", p.bytes_done, p.bytes_total);
     let merged = engine::execute_stages(plan, &text, &work, &Observer { on_progress: &on_progress, cancel });
     bar.clear();
-    let published = merged.map_err(Failure::failed).and_then(|artifact| {
-        make_way(&args.out);
-        transfer::publish(&artifact, &target).map_err(Failure::failed)
-    });
-    let publication = published.inspect_err(|_| {
-        // half a merge is of no use to anyone; a failure to remove it changes nothing about the first
+    let artifact = merged.map_err(|error| {
+        if matches!(error, ExecuteError::Cancelled) || error.is_transient() {
+            return Failure::failed(format!(
+                "{error}; what is done stays in {}, and the same command goes on from there",
+                work.display()
+            ));
+        }
+        // half of a merge that cannot be made is of no use; a failure to remove it changes nothing about the first
         let _ = std::fs::remove_dir_all(&work);
+        Failure::failed(error)
     })?;
+    make_way(&args.out);
+    let publication = transfer::publish(&artifact, &target)
+        .map_err(|error| Failure::failed(format!("{error}; the merged model stays in {}", work.display())))?;
     tell(args, &publication, started, "written")
 }
 
