@@ -3,6 +3,7 @@
 //! Invariant: sums are taken per block and blocks are added in a fixed tree, counts are integers; so nothing depends on
 //! threads, spans or tiles.
 
+mod bracket;
 mod select;
 mod sums;
 mod vectors;
@@ -21,9 +22,11 @@ use crate::statistic::{Reduced, Statistic};
 /// Elements whose sums are taken in one go; also the least span.
 pub const BLOCK: u64 = 1 << 16;
 /// Elements of a span at most: enough that a read is worth its call.
-const SPAN_MAX: u64 = 1 << 20;
+const SPAN_MAX: u64 = 1 << 17;
 
 pub struct Cpu {
+    /// Bytes that may be used, over all threads.
+    memory: u64,
     span: u64,
     tile: usize,
     scratch: Mutex<Vec<Scratch>>,
@@ -41,6 +44,8 @@ struct Scratch {
 /// How a tensor is walked through.
 #[derive(Debug, Clone, Copy)]
 struct Steps {
+    /// Elements that must come together.
+    unit: u64,
     /// A multiple of what must come together; sums are per block.
     block: u64,
     span: u64,
@@ -53,13 +58,13 @@ impl Cpu {
         let bytes_per_element = (inputs as u64 + 1) * 4;
         let per_thread = memory / threads.max(1) as u64;
         let span = (per_thread / bytes_per_element / BLOCK * BLOCK).clamp(BLOCK, SPAN_MAX);
-        Cpu { span, tile: TILE_MAX, scratch: Mutex::default() }
+        Cpu { memory, span, tile: TILE_MAX, scratch: Mutex::default() }
     }
 
     /// The same with spans and tiles of a given length, to show that results do not depend on them.
     pub fn with_spans(blocks: u64, tile: usize) -> Cpu {
         assert!(blocks > 0 && (1..=TILE_MAX).contains(&tile));
-        Cpu { span: blocks * BLOCK, tile, scratch: Mutex::default() }
+        Cpu { memory: 1 << 28, span: blocks * BLOCK, tile, scratch: Mutex::default() }
     }
 
     /// Bytes that the buffers of one thread take for a tensor of `inputs` inputs.
@@ -72,7 +77,7 @@ impl Cpu {
     fn steps(&self, unit: u64) -> Steps {
         let whole = |length: u64, part: u64| (length / part * part).max(part);
         let block = whole(BLOCK, unit);
-        Steps { block, span: whole(self.span, block), tile: whole(self.tile as u64, unit) }
+        Steps { unit, block, span: whole(self.span, block), tile: whole(self.tile as u64, unit) }
     }
 
     /// Runs `f` over all spans in parallel, each with buffers of its own, and gives the results in order.
@@ -83,16 +88,18 @@ impl Cpu {
         f: impl Fn(std::ops::Range<u64>, &mut Scratch) -> Result<T, ExecuteError> + Sync,
     ) -> Result<Vec<T>, ExecuteError> {
         let spans = elements.div_ceil(span);
-        let run = |i: u64| {
-            let mut scratch = self.lock_scratch().pop().unwrap_or_default();
-            let result = f(i * span..((i + 1) * span).min(elements), &mut scratch);
-            self.lock_scratch().push(scratch);
-            result
-        };
+        let run = |i: u64| self.with_scratch(|scratch| f(i * span..((i + 1) * span).min(elements), scratch));
         match spans {
             0 | 1 => (0..spans).map(run).collect(),
             _ => (0..spans).into_par_iter().map(run).collect(),
         }
+    }
+
+    fn with_scratch<T>(&self, f: impl FnOnce(&mut Scratch) -> T) -> T {
+        let mut scratch = self.lock_scratch().pop().unwrap_or_default();
+        let result = f(&mut scratch);
+        self.lock_scratch().push(scratch);
+        result
     }
 
     fn lock_scratch(&self) -> std::sync::MutexGuard<'_, Vec<Scratch>> {

@@ -1,5 +1,5 @@
-//! Exact cuts by radix selection on the bits of magnitudes: two histograms, and for equal magnitudes the index at
-//! which the count is reached. Reads the inputs two to three times, never sorts.
+//! Exact cuts: by a bracket, or where that fails by radix selection on the bits of magnitudes: two histograms, and for equal
+//! magnitudes the index at which the count is reached. Reads the inputs once, or two to three times; never sorts.
 
 use std::sync::Arc;
 
@@ -14,16 +14,16 @@ const LOW_BINS: usize = 1 << 16;
 
 /// A cut being found.
 #[derive(Clone, Copy)]
-struct Search {
+pub(super) struct Search {
     /// Which of the counts asked for.
-    wanted: usize,
+    pub wanted: usize,
     /// Which kernel's magnitudes.
-    kernel: usize,
-    high: u32,
-    threshold: u32,
+    pub kernel: usize,
+    pub high: u32,
+    pub threshold: u32,
     /// How many are kept of the magnitudes that agree with the bits fixed so far; in the end, of the equal ones.
-    kept: u64,
-    equal: u64,
+    pub kept: u64,
+    pub equal: u64,
 }
 
 impl Cpu {
@@ -48,6 +48,17 @@ impl Cpu {
             });
         }
         if !searches.is_empty() {
+            let found = selection.bracketed(&searches)?;
+            let mut found = found.into_iter();
+            searches.retain(|search| match found.next().flatten() {
+                Some(cut) => {
+                    cuts[search.wanted] = cut;
+                    false
+                }
+                None => true,
+            });
+        }
+        if !searches.is_empty() {
             selection.search_high(&mut searches)?;
             selection.search_low(&mut searches)?;
         }
@@ -58,11 +69,11 @@ impl Cpu {
     }
 }
 
-struct Selection<'a> {
-    cpu: &'a Cpu,
-    inputs: &'a dyn TensorInputs,
-    of: &'a [Arc<dyn Kernel>],
-    steps: Steps,
+pub(super) struct Selection<'a> {
+    pub cpu: &'a Cpu,
+    pub inputs: &'a dyn TensorInputs,
+    pub of: &'a [Arc<dyn Kernel>],
+    pub steps: Steps,
 }
 
 impl Selection<'_> {
@@ -117,7 +128,7 @@ impl Selection<'_> {
         Ok(totals.into_inner().expect("adding integers does not panic"))
     }
 
-    fn each_kernel(&self, tile: &Tile<'_>, mut f: impl FnMut(usize, &[f32])) {
+    pub(super) fn each_kernel(&self, tile: &Tile<'_>, mut f: impl FnMut(usize, &[f32])) {
         with_scratch(tile.len(), |values| {
             for (kernel, of) in self.of.iter().enumerate() {
                 of.combine(tile, values);
@@ -148,9 +159,9 @@ impl Selection<'_> {
         unreachable!("the histogram counted {} equal magnitudes", search.equal)
     }
 
-    /// Index just past the `nth` equal magnitude of the block that begins at `start`.
-    fn nth_equal(&self, search: &Search, start: u64, nth: u64) -> Result<u64, ExecuteError> {
-        let span = start..(start + self.steps.block).min(self.inputs.elements());
+    /// Index just past the `nth` equal magnitude of the span that begins at `start`.
+    pub(super) fn nth_equal(&self, search: &Search, start: u64, nth: u64) -> Result<u64, ExecuteError> {
+        let span = start..(start + self.steps.span).min(self.inputs.elements());
         let (mut seen, mut end) = (0, span.end);
         self.each_equal(span, search, &mut Scratch::default(), |at| {
             seen += 1;
@@ -180,7 +191,7 @@ impl Selection<'_> {
 }
 
 #[inline(always)]
-fn magnitude(value: f32) -> u32 {
+pub(super) fn magnitude(value: f32) -> u32 {
     value.to_bits() & 0x7fff_ffff
 }
 
