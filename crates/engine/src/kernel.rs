@@ -52,10 +52,19 @@ thread_local! {
 
 /// Lends a buffer of zeros that is kept from tile to tile.
 pub(crate) fn with_scratch<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    with_buffer(length, |buffer| {
+        buffer.fill(0.0);
+        f(buffer)
+    })
+}
+
+/// Lends a buffer that holds what the last one left there, for those who write all of it.
+pub(crate) fn with_buffer<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     let mut buffer = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    buffer.clear();
-    buffer.resize(length, 0.0);
-    let result = f(&mut buffer);
+    if buffer.len() < length {
+        buffer.resize(length, 0.0);
+    }
+    let result = f(&mut buffer[..length]);
     SCRATCH.with_borrow_mut(|buffers| buffers.push(buffer));
     result
 }

@@ -1,8 +1,13 @@
 //! Philox4x32-10, a counter-based generator: any element's number can be drawn alone, on any machine, in any order.
 //! Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", <https://doi.org/10.1145/2063384.2063405>.
 
+use crate::simd::simd_clones;
+
 const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
 const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+
+/// Blocks that are drawn together, a lane each.
+const LANES: usize = 16;
 
 /// Four numbers of 32 bits for a counter and a key.
 #[inline(always)]
@@ -49,12 +54,10 @@ impl Stream {
             out[i] = self.uniform(at + i as u64);
             i += 1;
         }
-        let (whole, rest) = out[i..].as_chunks_mut::<4>();
+        let (whole, rest) = out[i..].as_chunks_mut::<{ 4 * LANES }>();
         let first = (at + i as u64) / 4;
-        for (block, four) in whole.iter_mut().enumerate() {
-            *four = self.block(first + block as u64);
-        }
-        let from = i + 4 * whole.len();
+        fill_blocks(whole, first, self.model, self.key);
+        let from = i + 4 * LANES * whole.len();
         for (j, value) in rest.iter_mut().enumerate() {
             *value = self.uniform(at + (from + j) as u64);
         }
@@ -62,8 +65,41 @@ impl Stream {
 
     #[inline(always)]
     fn block(&self, block: u64) -> [f32; 4] {
-        philox4x32([block as u32, (block >> 32) as u32, self.model, 0], self.key)
-            .map(|bits| (bits >> 8) as f32 * (1.0 / (1u32 << 24) as f32))
+        philox4x32([block as u32, (block >> 32) as u32, self.model, 0], self.key).map(uniform)
+    }
+}
+
+#[inline(always)]
+fn uniform(bits: u32) -> f32 {
+    (bits >> 8) as f32 * (1.0 / (1u32 << 24) as f32)
+}
+
+simd_clones! { fn fill_blocks(out: &mut [[f32; 4 * LANES]], first: u64, model: u32, key: [u32; 2]) = fill_blocks_body; }
+
+/// The same numbers as [`Stream::block`] gives, with the words of many blocks side by side.
+#[inline(always)]
+fn fill_blocks_body(out: &mut [[f32; 4 * LANES]], first: u64, model: u32, key: [u32; 2]) {
+    for (i, out) in out.iter_mut().enumerate() {
+        let block = first + (i * LANES) as u64;
+        let mut words = [[0; LANES], [0; LANES], [model; LANES], [0; LANES]];
+        words[0] = std::array::from_fn(|lane| (block + lane as u64) as u32);
+        words[1] = std::array::from_fn(|lane| ((block + lane as u64) >> 32) as u32);
+        let mut key = key;
+        for _ in 0..10 {
+            let [a, b, c, d] = words;
+            for lane in 0..LANES {
+                let first = u64::from(MULTIPLIERS[0]) * u64::from(a[lane]);
+                let second = u64::from(MULTIPLIERS[1]) * u64::from(c[lane]);
+                words[0][lane] = (second >> 32) as u32 ^ b[lane] ^ key[0];
+                words[1][lane] = second as u32;
+                words[2][lane] = (first >> 32) as u32 ^ d[lane] ^ key[1];
+                words[3][lane] = first as u32;
+            }
+            key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
+        }
+        for (lane, four) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            *four = words.map(|word| uniform(word[lane]));
+        }
     }
 }
 
@@ -91,12 +127,15 @@ mod tests {
     #[test]
     fn any_element_is_drawn_alone_as_in_the_stream() {
         let stream = Stream::new(42, "a.weight", 1);
-        let mut all = vec![0.0; 103];
+        let mut all = vec![0.0; 303];
         stream.fill(0, &mut all);
+        for (index, value) in all.iter().enumerate() {
+            assert_eq!(stream.uniform(index as u64), *value);
+        }
         for at in [0usize, 1, 5, 50] {
-            let mut part = vec![0.0; 53];
+            let mut part = vec![0.0; 203];
             stream.fill(at as u64, &mut part);
-            assert_eq!(part, all[at..at + 53]);
+            assert_eq!(part, all[at..at + 203]);
         }
         assert!(all.iter().all(|u| (0.0..1.0).contains(u)));
         let other = Stream::new(42, "b.weight", 1).uniform(0);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::with_scratch;
+use super::with_buffer;
 use crate::philox::Stream;
 use crate::simd::simd_clones;
 use crate::statistic::{Cut, TileCut};
@@ -87,11 +87,11 @@ impl Mask {
         match self {
             Mask::Cut { cut, offset } => keep_above(deltas, cut.from(offset + at)),
             Mask::Band { outer, inner } => keep_between(deltas, outer.from(at), inner.from(at)),
-            Mask::Random { draws, keep } => with_scratch(deltas.len(), |uniforms| {
+            Mask::Random { draws, keep } => with_buffer(deltas.len(), |uniforms| {
                 draws.fill(at, uniforms);
                 keep_below(deltas, uniforms, *keep);
             }),
-            Mask::Ranked { draws, ranking } => with_scratch(deltas.len(), |uniforms| {
+            Mask::Ranked { draws, ranking } => with_buffer(deltas.len(), |uniforms| {
                 draws.fill(at, uniforms);
                 keep_by_rank(deltas, uniforms, *ranking);
             }),
@@ -102,15 +102,27 @@ impl Mask {
 
 fn keep_by_rank(deltas: &mut [f32], uniforms: &[f32], ranking: Ranking) {
     let (length, stride) = (ranking.length as usize, ranking.stride as usize);
-    let mut order: Vec<u32> = Vec::with_capacity(length);
+    if stride == 1 && !ranking.unbiased && length > 1 {
+        let mut buckets = Buckets::default();
+        for (deltas, uniforms) in deltas.chunks_exact_mut(length).zip(uniforms.chunks_exact(length)) {
+            if !buckets.keep(deltas, uniforms, ranking) {
+                keep_by_order(deltas, uniforms, ranking);
+            }
+        }
+        return;
+    }
+    keep_by_order(deltas, uniforms, ranking);
+}
+
+/// By the ranks of all elements.
+fn keep_by_order(deltas: &mut [f32], uniforms: &[f32], ranking: Ranking) {
+    let (length, stride) = (ranking.length as usize, ranking.stride as usize);
+    let mut order = Order::default();
     for unit in 0..deltas.len() / (length * stride).max(1) {
         for column in 0..stride {
             let index = |i: u32| unit * length * stride + i as usize * stride + column;
-            order.clear();
-            order.extend(0..length as u32);
-            let magnitude = |i: u32| deltas[index(i)].to_bits() & 0x7fff_ffff;
-            order.sort_unstable_by_key(|i| (magnitude(*i), *i));
-            for (rank, i) in order.iter().enumerate() {
+            order.sort((0..length as u32).map(|i| (deltas[index(i)].to_bits() & 0x7fff_ffff, i)));
+            for (rank, (_, i)) in order.sorted.iter().enumerate() {
                 let probability = ranking.probability(rank);
                 let delta = &mut deltas[index(*i)];
                 if uniforms[index(*i)] >= probability {
@@ -120,6 +132,155 @@ fn keep_by_rank(deltas: &mut [f32], uniforms: &[f32], ranking: Ranking) {
                 }
             }
         }
+    }
+}
+
+const BUCKETS: usize = 1 << 11;
+
+/// Elements of a bucket at most that are counted one by one.
+const COUNTED_MAX: u32 = 64;
+
+/// Ranks as far as they decide: an element's bucket bounds its rank, and so its probability, and the number drawn is seldom
+/// within these bounds.
+struct Buckets {
+    of: Vec<u16>,
+    counts: Vec<u32>,
+    starts: Vec<u32>,
+    /// Probabilities of the lowest and the highest rank of each bucket.
+    lowest: Vec<f32>,
+    highest: Vec<f32>,
+    kept: Vec<f32>,
+    undecided: Vec<u32>,
+}
+
+impl Default for Buckets {
+    fn default() -> Buckets {
+        Buckets {
+            of: Vec::new(),
+            counts: vec![0; BUCKETS],
+            starts: vec![0; BUCKETS],
+            lowest: vec![0.0; BUCKETS],
+            highest: vec![0.0; BUCKETS],
+            kept: Vec::new(),
+            undecided: Vec::new(),
+        }
+    }
+}
+
+impl Buckets {
+    /// The same as [`keep_by_order`] on one row; `false`, and nothing done, where the magnitudes do not spread over buckets.
+    fn keep(&mut self, deltas: &mut [f32], uniforms: &[f32], ranking: Ranking) -> bool {
+        let scale = (BUCKETS - 1) as f32 / largest(deltas);
+        if !scale.is_finite() || scale <= 0.0 {
+            return false;
+        }
+        self.of.resize(deltas.len(), 0);
+        place(deltas, scale, &mut self.of);
+        self.counts.fill(0);
+        for bucket in &self.of {
+            self.counts[usize::from(*bucket)] += 1;
+        }
+        let mut start = 0;
+        for (bucket, count) in self.counts.iter().enumerate() {
+            self.starts[bucket] = start;
+            start += count;
+        }
+        bounds(&self.starts, &self.counts, ranking, &mut self.lowest, &mut self.highest);
+        self.kept.resize(deltas.len(), 0.0);
+        self.undecided.clear();
+        for (i, ((delta, uniform), bucket)) in deltas.iter().zip(uniforms).zip(&self.of).enumerate() {
+            let bucket = usize::from(*bucket);
+            self.kept[i] = if *uniform < self.lowest[bucket] { *delta } else { 0.0 };
+            if *uniform >= self.lowest[bucket] && *uniform < self.highest[bucket] {
+                self.undecided.push(i as u32);
+            }
+        }
+        for i in &self.undecided {
+            let i = *i as usize;
+            let bucket = self.of[i];
+            if self.counts[usize::from(bucket)] > COUNTED_MAX {
+                return false;
+            }
+            let key = |i: usize| (deltas[i].to_bits() & 0x7fff_ffff, i);
+            let others = self.of.iter().enumerate().filter(|(_, of)| **of == bucket);
+            let below = others.filter(|(j, _)| key(*j) < key(i)).count();
+            let probability = ranking.probability(self.starts[usize::from(bucket)] as usize + below);
+            self.kept[i] = if uniforms[i] < probability { deltas[i] } else { 0.0 };
+        }
+        deltas.copy_from_slice(&self.kept);
+        true
+    }
+}
+
+simd_clones! { fn largest(deltas: &[f32]) -> f32 = largest_body; }
+simd_clones! { fn place(deltas: &[f32], scale: f32, of: &mut [u16]) = place_body; }
+simd_clones! {
+    fn bounds(
+        starts: &[u32], counts: &[u32], ranking: Ranking, lowest: &mut [f32], highest: &mut [f32],
+    ) = bounds_body;
+}
+
+/// The bits of the largest magnitude: NaN counts as larger than all.
+#[inline(always)]
+fn largest_body(deltas: &[f32]) -> f32 {
+    f32::from_bits(deltas.iter().fold(0, |largest, delta| largest.max(delta.to_bits() & 0x7fff_ffff)))
+}
+
+#[inline(always)]
+fn place_body(deltas: &[f32], scale: f32, of: &mut [u16]) {
+    for (delta, of) in deltas.iter().zip(of) {
+        *of = ((delta.abs() * scale) as u32).min(BUCKETS as u32 - 1) as u16;
+    }
+}
+
+#[inline(always)]
+fn bounds_body(starts: &[u32], counts: &[u32], ranking: Ranking, lowest: &mut [f32], highest: &mut [f32]) {
+    for (((start, count), lowest), highest) in starts.iter().zip(counts).zip(lowest).zip(highest) {
+        *lowest = ranking.probability(*start as usize);
+        *highest = ranking.probability((start + count).saturating_sub(1) as usize);
+    }
+}
+
+/// Magnitudes, each with its index, in rising order: radix sort by eleven bits, which keeps equal ones in their order.
+#[derive(Default)]
+struct Order {
+    sorted: Vec<(u32, u32)>,
+    spare: Vec<(u32, u32)>,
+}
+
+const DIGIT_BITS: u32 = 11;
+
+impl Order {
+    fn sort(&mut self, magnitudes: impl Iterator<Item = (u32, u32)>) {
+        self.sorted.clear();
+        self.sorted.extend(magnitudes);
+        self.spare.resize(self.sorted.len(), (0, 0));
+        let mut counts = [[0u32; 1 << DIGIT_BITS]; 3];
+        for (bits, _) in &self.sorted {
+            for (digit, counts) in counts.iter_mut().enumerate() {
+                counts[Order::digit(*bits, digit)] += 1;
+            }
+        }
+        for (digit, counts) in counts.iter_mut().enumerate() {
+            let first = self.sorted.first().map_or(0, |(bits, _)| Order::digit(*bits, digit));
+            if counts[first] as usize == self.sorted.len() {
+                continue;
+            }
+            let mut next = 0;
+            for count in counts.iter_mut() {
+                (*count, next) = (next, next + *count);
+            }
+            for entry in &self.sorted {
+                let place = &mut counts[Order::digit(entry.0, digit)];
+                self.spare[*place as usize] = *entry;
+                *place += 1;
+            }
+            std::mem::swap(&mut self.sorted, &mut self.spare);
+        }
+    }
+
+    fn digit(bits: u32, digit: usize) -> usize {
+        (bits >> (digit as u32 * DIGIT_BITS)) as usize & ((1 << DIGIT_BITS) - 1)
     }
 }
 
@@ -153,5 +314,46 @@ fn keep_below_body(deltas: &mut [f32], uniforms: &[f32], keep: f32) {
 fn scale_body(deltas: &mut [f32], factor: f32) {
     for d in deltas {
         *d *= factor;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_keep_what_the_order_keeps() {
+        let (length, rows) = (700, 3);
+        let ranking = Ranking { length, stride: 1, lowest: 0.3, spread: 0.4, unbiased: false };
+        let noise = |i: u32| f32::from_bits(0x3f80_0000 | i.wrapping_mul(0x9e37_79b9) >> 9) - 1.5;
+        let uniforms: Vec<f32> = (0..length as u32 * rows).map(|i| noise(i.wrapping_mul(77)) + 0.5).collect();
+        let spreads: [(&str, &dyn Fn(u32) -> f32); 6] = [
+            ("even", &noise),
+            ("coarse", &|i| (noise(i) * 20.0).round() / 20.0),
+            ("zero", &|_| 0.0),
+            ("far out", &|i| if i % 350 == 5 { 1e30 } else { noise(i) }),
+            ("not a number", &|i| if i == 9 { f32::NAN } else { noise(i) }),
+            ("denormal", &|i| f32::from_bits(i % 40)),
+        ];
+        for (name, value) in spreads {
+            let deltas: Vec<f32> = (0..length as u32 * rows).map(value).collect();
+            let (mut fast, mut exact) = (deltas.clone(), deltas.clone());
+            keep_by_rank(&mut fast, &uniforms, ranking);
+            keep_by_order(&mut exact, &uniforms, ranking);
+            assert!(fast.iter().zip(&exact).all(|(a, b)| a.to_bits() == b.to_bits()), "{name}");
+            assert!(name == "zero" || exact.iter().filter(|d| **d != 0.0).count() > 500, "{name}");
+        }
+    }
+
+    #[test]
+    fn ranks_rise_with_the_magnitude_and_among_equal_ones_with_the_index() {
+        let mut order = Order::default();
+        for length in [0u32, 1, 7, 5000] {
+            let magnitudes: Vec<(u32, u32)> = (0..length).map(|i| ((i * 0x9e37 % 997) << (i % 20), i)).collect();
+            let mut expected = magnitudes.clone();
+            expected.sort_unstable();
+            order.sort(magnitudes.into_iter());
+            assert_eq!(order.sorted, expected);
+        }
     }
 }

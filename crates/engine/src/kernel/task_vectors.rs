@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::combination::{add_scaled, divide};
-use super::{Kernel, Mask, Tile, with_scratch};
+use super::{Kernel, Mask, Tile, with_buffer, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::Vectors;
 
@@ -81,7 +81,7 @@ impl TaskVectorSum {
                 add_delta(tile.inputs[vector.input], base, vector.coefficient, out);
                 continue;
             }
-            with_scratch(out.len(), |deltas| {
+            with_buffer(out.len(), |deltas| {
                 vector.write_masked(tile, deltas);
                 add_scaled(deltas, vector.coefficient, out);
             });

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Cpu, ExecuteError, Scratch, Steps, TensorInputs, Tile};
-use crate::kernel::{Kernel, with_scratch};
+use crate::kernel::{Kernel, with_buffer};
 use crate::statistic::Cut;
 
 /// Bins of the first histogram: the upper 15 bits of the magnitude.
@@ -129,7 +129,7 @@ impl Selection<'_> {
     }
 
     pub(super) fn each_kernel(&self, tile: &Tile<'_>, mut f: impl FnMut(usize, &[f32])) {
-        with_scratch(tile.len(), |values| {
+        with_buffer(tile.len(), |values| {
             for (kernel, of) in self.of.iter().enumerate() {
                 of.combine(tile, values);
                 f(kernel, values);
@@ -180,7 +180,7 @@ impl Selection<'_> {
         mut f: impl FnMut(u64),
     ) -> Result<(), ExecuteError> {
         self.cpu.each_tile(self.inputs, span, self.steps, scratch, |tile| {
-            with_scratch(tile.len(), |values| {
+            with_buffer(tile.len(), |values| {
                 self.of[search.kernel].combine(tile, values);
                 for (i, _) in values.iter().enumerate().filter(|(_, v)| magnitude(**v) == search.threshold) {
                     f(tile.at + i as u64);

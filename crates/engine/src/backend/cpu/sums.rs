@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
-use crate::kernel::{Kernel, with_scratch};
+use crate::kernel::{Kernel, with_buffer};
 use crate::simd::simd_clones;
 use crate::statistic::{Fold, Gram};
 
@@ -45,7 +45,7 @@ impl Cpu {
     pub(super) fn sums(&self, inputs: &dyn TensorInputs, of: &[Arc<dyn Kernel>]) -> Result<Vec<f64>, ExecuteError> {
         let unit = of.iter().map(|k| k.unit()).max().unwrap_or(1);
         self.block_sums(inputs, unit, of.len(), |tile, lanes| {
-            with_scratch(tile.len(), |values| {
+            with_buffer(tile.len(), |values| {
                 for (kernel, lanes) in of.iter().zip(lanes) {
                     kernel.combine(tile, values);
                     add_values(values, lanes);
@@ -93,7 +93,7 @@ impl Cpu {
         let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
             let mut rows = vec![Vec::new(); of.len()];
             self.each_tile(inputs, span, steps, scratch, |tile| {
-                with_scratch(tile.len(), |values| {
+                with_buffer(tile.len(), |values| {
                     for (kernel, rows) in of.iter().zip(&mut rows) {
                         kernel.combine(tile, values);
                         rows.extend(values.chunks(row as usize).map(|row| fold_row(row, fold)));
