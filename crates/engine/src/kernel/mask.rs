@@ -137,9 +137,6 @@ fn keep_by_order(deltas: &mut [f32], uniforms: &[f32], ranking: Ranking) {
 
 const BUCKETS: usize = 1 << 11;
 
-/// Elements of a bucket at most that are counted one by one.
-const COUNTED_MAX: u32 = 64;
-
 /// Ranks as far as they decide: an element's bucket bounds its rank, and so its probability, and the number drawn is seldom
 /// within these bounds.
 struct Buckets {
@@ -151,6 +148,9 @@ struct Buckets {
     highest: Vec<f32>,
     kept: Vec<f32>,
     undecided: Vec<u32>,
+    /// Elements by bucket, and where the next of each goes.
+    members: Vec<u32>,
+    next: Vec<u32>,
 }
 
 impl Default for Buckets {
@@ -163,6 +163,8 @@ impl Default for Buckets {
             highest: vec![0.0; BUCKETS],
             kept: Vec::new(),
             undecided: Vec::new(),
+            members: Vec::new(),
+            next: vec![0; BUCKETS],
         }
     }
 }
@@ -195,20 +197,35 @@ impl Buckets {
                 self.undecided.push(i as u32);
             }
         }
-        for i in &self.undecided {
-            let i = *i as usize;
-            let bucket = self.of[i];
-            if self.counts[usize::from(bucket)] > COUNTED_MAX {
-                return false;
-            }
-            let key = |i: usize| (deltas[i].to_bits() & 0x7fff_ffff, i);
-            let others = self.of.iter().enumerate().filter(|(_, of)| **of == bucket);
-            let below = others.filter(|(j, _)| key(*j) < key(i)).count();
-            let probability = ranking.probability(self.starts[usize::from(bucket)] as usize + below);
-            self.kept[i] = if uniforms[i] < probability { deltas[i] } else { 0.0 };
+        if !self.undecided.is_empty() {
+            self.decide(deltas, uniforms, ranking);
         }
         deltas.copy_from_slice(&self.kept);
         true
+    }
+
+    /// Puts the buckets that need it in order, and decides by the ranks of their elements.
+    fn decide(&mut self, deltas: &[f32], uniforms: &[f32], ranking: Ranking) {
+        self.members.resize(deltas.len(), 0);
+        self.next.copy_from_slice(&self.starts);
+        for (i, bucket) in self.of.iter().enumerate() {
+            let next = &mut self.next[usize::from(*bucket)];
+            self.members[*next as usize] = i as u32;
+            *next += 1;
+        }
+        self.undecided.iter_mut().for_each(|i| *i = u32::from(self.of[*i as usize]));
+        self.undecided.sort_unstable();
+        self.undecided.dedup();
+        for bucket in &self.undecided {
+            let (start, end) = (self.starts[*bucket as usize], self.next[*bucket as usize]);
+            let members = &mut self.members[start as usize..end as usize];
+            // they lie by their index, and so are in order already where all magnitudes are equal
+            members.sort_by_key(|i| deltas[*i as usize].to_bits() & 0x7fff_ffff);
+            for (rank, i) in (start as usize..).zip(&*members) {
+                let i = *i as usize;
+                self.kept[i] = if uniforms[i] < ranking.probability(rank) { deltas[i] } else { 0.0 };
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{Kernel, Tile, with_scratch};
+use crate::simd::simd_clones;
 use crate::statistic::{Reduced, Statistic};
 
 pub struct Ram {
@@ -126,16 +127,10 @@ struct Touch {
 }
 
 impl Touch {
-    fn touches(&self, delta: f32) -> bool {
-        delta.abs() > self.epsilon
-    }
-
     fn count(&self, tile: &Tile<'_>, counts: &mut [f32]) {
         let base = tile.inputs[self.base];
         for input in self.others.iter() {
-            for ((count, x), base) in counts.iter_mut().zip(tile.inputs[*input]).zip(base) {
-                *count += if self.touches(x - base) { 1.0 } else { 0.0 };
-            }
+            count_touched(tile.inputs[*input], base, self.epsilon, counts);
         }
     }
 }
@@ -152,11 +147,8 @@ impl Kernel for Touched {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
         with_scratch(out.len(), |counts| {
             self.touch.count(tile, counts);
-            let pairs = tile.inputs[self.input].iter().zip(tile.inputs[self.touch.base]);
-            for ((out, count), (x, base)) in out.iter_mut().zip(counts).zip(pairs) {
-                let wanted = self.touch.touches(x - base) && (*count > 1.0) == self.shared;
-                *out = if wanted { 1.0 } else { 0.0 };
-            }
+            let (x, base) = (tile.inputs[self.input], tile.inputs[self.touch.base]);
+            mark_touched(x, base, counts, self.touch.epsilon, self.shared, out);
         });
     }
 }
@@ -175,13 +167,53 @@ impl Kernel for RamKernel {
             self.touch.count(tile, counts);
             out.fill(0.0);
             for (input, unique) in self.touch.others.iter().zip(&self.unique) {
-                for (((out, count), x), base) in out.iter_mut().zip(&*counts).zip(tile.inputs[*input]).zip(base) {
-                    let delta = x - base;
-                    let share = if *count > 1.0 { delta / count } else { delta * unique };
-                    *out += if self.touch.touches(delta) { share } else { 0.0 };
-                }
+                add_touched(tile.inputs[*input], base, counts, self.touch.epsilon, *unique, out);
             }
         });
-        out.iter_mut().zip(base).for_each(|(out, base)| *out += base);
+        add(base, out);
+    }
+}
+
+simd_clones! { fn count_touched(x: &[f32], base: &[f32], epsilon: f32, counts: &mut [f32]) = count_touched_body; }
+simd_clones! {
+    fn mark_touched(
+        x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, shared: bool, out: &mut [f32],
+    ) = mark_touched_body;
+}
+simd_clones! {
+    fn add_touched(
+        x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, unique: f32, out: &mut [f32],
+    ) = add_touched_body;
+}
+simd_clones! { fn add(x: &[f32], sum: &mut [f32]) = add_body; }
+
+#[inline(always)]
+fn count_touched_body(x: &[f32], base: &[f32], epsilon: f32, counts: &mut [f32]) {
+    for ((count, x), base) in counts.iter_mut().zip(x).zip(base) {
+        *count += if (x - base).abs() > epsilon { 1.0 } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn mark_touched_body(x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, shared: bool, out: &mut [f32]) {
+    for (((out, count), x), base) in out.iter_mut().zip(counts).zip(x).zip(base) {
+        let wanted = (x - base).abs() > epsilon && (*count > 1.0) == shared;
+        *out = if wanted { 1.0 } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn add_touched_body(x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, unique: f32, out: &mut [f32]) {
+    for (((out, count), x), base) in out.iter_mut().zip(counts).zip(x).zip(base) {
+        let delta = x - base;
+        let share = if *count > 1.0 { delta / count } else { delta * unique };
+        *out += if delta.abs() > epsilon { share } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn add_body(x: &[f32], sum: &mut [f32]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += x;
     }
 }

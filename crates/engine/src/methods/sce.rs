@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{Kernel, Tile, subtract, with_scratch};
-use crate::statistic::{Cut, Reduced, Statistic};
+use crate::simd::simd_clones;
+use crate::statistic::{Cut, Reduced, Statistic, TileCut};
 
 pub struct Sce;
 
@@ -112,16 +113,11 @@ impl Kernel for Variance {
         let n = self.others.len() as f32;
         with_scratch(out.len(), |means| {
             for input in self.others.iter() {
-                for ((mean, x), base) in means.iter_mut().zip(tile.inputs[*input]).zip(base) {
-                    *mean += (x - base) / n;
-                }
+                add_share(tile.inputs[*input], base, n, means);
             }
             out.fill(0.0);
             for input in self.others.iter() {
-                for (((out, mean), x), base) in out.iter_mut().zip(&*means).zip(tile.inputs[*input]).zip(base) {
-                    let off = (x - base) - mean;
-                    *out = (off / n).mul_add(off, *out);
-                }
+                add_square_off(tile.inputs[*input], base, means, n, out);
             }
         });
     }
@@ -133,7 +129,7 @@ struct Varies(Variance);
 impl Kernel for Varies {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
         self.0.combine(tile, out);
-        out.iter_mut().for_each(|v| *v = if *v != 0.0 { 1.0 } else { 0.0 });
+        mark_non_zero(out);
     }
 }
 
@@ -152,13 +148,12 @@ impl Selected {
             return mask.fill(1.0);
         }
         self.variance.combine(tile, mask);
-        let cut = self.cut.from(tile.at);
-        mask.iter_mut().enumerate().for_each(|(i, v)| *v = if cut.keeps(*v, i) { 1.0 } else { 0.0 });
+        mark_kept(mask, self.cut.from(tile.at));
     }
 
     fn write_delta(&self, tile: &Tile<'_>, input: usize, mask: &[f32], deltas: &mut [f32]) {
         subtract(tile.inputs[input], tile.inputs[self.variance.base], deltas);
-        deltas.iter_mut().zip(mask).for_each(|(d, m)| *d = if *m > 0.0 { *d } else { 0.0 });
+        select(mask, deltas);
     }
 }
 
@@ -174,7 +169,7 @@ impl Kernel for Energy {
             self.selected.write_mask(tile, mask);
             self.selected.write_delta(tile, self.input, mask, out);
         });
-        out.iter_mut().for_each(|d| *d *= *d);
+        square(out);
     }
 }
 
@@ -197,17 +192,93 @@ impl Kernel for SceKernel {
             self.selected.write_mask(tile, mask);
             for (input, deltas) in self.selected.variance.others.iter().zip(deltas.chunks_mut(length)) {
                 self.selected.write_delta(tile, *input, mask, deltas);
-                ballot.iter_mut().zip(&*deltas).for_each(|(b, d)| *b += d);
+                add(deltas, ballot);
             }
             for (weight, deltas) in self.weights.iter().zip(deltas.chunks(length)) {
-                for (((out, divisor), ballot), delta) in out.iter_mut().zip(&mut *divisor).zip(&*ballot).zip(deltas) {
-                    let elected = if *ballot >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
-                    *out += if elected { delta * weight } else { 0.0 };
-                    *divisor += if elected { *weight } else { 0.0 };
-                }
+                add_if_elected(deltas, ballot, *weight, out, divisor);
             }
-            out.iter_mut().zip(divisor).for_each(|(out, divisor)| *out /= divisor.max(1e-6));
+            divide(divisor, out);
         });
-        out.iter_mut().zip(base).for_each(|(out, base)| *out += base);
+        add(base, out);
+    }
+}
+
+simd_clones! { fn add_share(x: &[f32], base: &[f32], n: f32, means: &mut [f32]) = add_share_body; }
+simd_clones! { fn add_square_off(x: &[f32], base: &[f32], means: &[f32], n: f32, out: &mut [f32]) = add_square_off_body; }
+simd_clones! { fn mark_non_zero(out: &mut [f32]) = mark_non_zero_body; }
+simd_clones! { fn mark_kept(mask: &mut [f32], cut: TileCut) = mark_kept_body; }
+simd_clones! { fn select(mask: &[f32], deltas: &mut [f32]) = select_body; }
+simd_clones! { fn square(out: &mut [f32]) = square_body; }
+simd_clones! { fn add(x: &[f32], sum: &mut [f32]) = add_body; }
+simd_clones! {
+    fn add_if_elected(
+        deltas: &[f32], ballot: &[f32], weight: f32, out: &mut [f32], divisor: &mut [f32],
+    ) = add_if_elected_body;
+}
+simd_clones! { fn divide(divisor: &[f32], out: &mut [f32]) = divide_body; }
+
+#[inline(always)]
+fn add_share_body(x: &[f32], base: &[f32], n: f32, means: &mut [f32]) {
+    for ((mean, x), base) in means.iter_mut().zip(x).zip(base) {
+        *mean += (x - base) / n;
+    }
+}
+
+#[inline(always)]
+fn add_square_off_body(x: &[f32], base: &[f32], means: &[f32], n: f32, out: &mut [f32]) {
+    for (((out, mean), x), base) in out.iter_mut().zip(means).zip(x).zip(base) {
+        let off = (x - base) - mean;
+        *out = (off / n).mul_add(off, *out);
+    }
+}
+
+#[inline(always)]
+fn mark_non_zero_body(out: &mut [f32]) {
+    for value in out {
+        *value = if *value != 0.0 { 1.0 } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn mark_kept_body(mask: &mut [f32], cut: TileCut) {
+    for (i, value) in mask.iter_mut().enumerate() {
+        *value = if cut.keeps(*value, i) { 1.0 } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn select_body(mask: &[f32], deltas: &mut [f32]) {
+    for (delta, mask) in deltas.iter_mut().zip(mask) {
+        *delta = if *mask > 0.0 { *delta } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn square_body(out: &mut [f32]) {
+    for value in out {
+        *value *= *value;
+    }
+}
+
+#[inline(always)]
+fn add_body(x: &[f32], sum: &mut [f32]) {
+    for (sum, x) in sum.iter_mut().zip(x) {
+        *sum += x;
+    }
+}
+
+#[inline(always)]
+fn add_if_elected_body(deltas: &[f32], ballot: &[f32], weight: f32, out: &mut [f32], divisor: &mut [f32]) {
+    for (((out, divisor), ballot), delta) in out.iter_mut().zip(divisor).zip(ballot).zip(deltas) {
+        let elected = if *ballot >= 0.0 { *delta > 0.0 } else { *delta < 0.0 };
+        *out += if elected { delta * weight } else { 0.0 };
+        *divisor += if elected { weight } else { 0.0 };
+    }
+}
+
+#[inline(always)]
+fn divide_body(divisor: &[f32], out: &mut [f32]) {
+    for (out, divisor) in out.iter_mut().zip(divisor) {
+        *out /= divisor.max(1e-6);
     }
 }
