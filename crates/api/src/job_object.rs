@@ -101,6 +101,12 @@ pub(crate) struct ProgressObject {
     tensors_total: u64,
     bytes_done: u64,
     bytes_total: u64,
+    /// Of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes_per_second: Option<u64>,
+    /// At the rate of late.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds_left: Option<u64>,
     #[schema(format = DateTime)]
     updated_at: String,
 }
@@ -212,9 +218,17 @@ impl From<&jobs::Progress> for ProgressObject {
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,
             bytes_total: progress.bytes_total,
+            bytes_per_second: progress.bytes_per_second,
+            seconds_left: seconds_left(progress),
             updated_at: rfc3339(progress.updated_at),
         }
     }
+}
+
+/// At the rate of late.
+fn seconds_left(progress: &jobs::Progress) -> Option<u64> {
+    let rate = progress.bytes_per_second.filter(|rate| *rate > 0)?;
+    Some(progress.bytes_total.saturating_sub(progress.bytes_done).div_ceil(rate))
 }
 
 fn fraction(done: u64, total: u64) -> f64 {
@@ -230,7 +244,21 @@ impl From<JobFailure> for ErrorObject {
 
 #[cfg(test)]
 mod tests {
-    use super::fraction;
+    use super::{fraction, seconds_left};
+
+    #[test]
+    fn the_time_left_follows_from_the_rate() {
+        let at = |bytes_done, bytes_per_second| jobs::Progress {
+            tensors_done: 0,
+            tensors_total: 1,
+            bytes_done,
+            bytes_total: 100,
+            bytes_per_second,
+            updated_at: 0,
+        };
+        let cases = [at(40, Some(30)), at(100, Some(30)), at(40, Some(0)), at(40, None)];
+        assert_eq!(cases.map(|progress| seconds_left(&progress)), [Some(2), Some(0), None, None]);
+    }
 
     #[test]
     fn a_fraction_lies_between_0_and_1() {

@@ -140,6 +140,7 @@ impl Fixture {
             tensors_total: 100,
             bytes_done: percent,
             bytes_total: 100,
+            bytes_per_second: Some(10),
             updated_at: 1_700_000_000_000,
         };
         self.store.heartbeat(lease, Some(&progress)).await.unwrap();

@@ -41,11 +41,18 @@ pub use summary::{PlanSummary, PlannedShard, PlannedTensor};
 use tokens::Tokens;
 pub use used::PlannedModel;
 
+/// With what else a process has, a merge stays below 256 MiB.
+const MEMORY: u64 = 192 << 20;
+/// The largest matrices of models of 70 billion parameters can be decomposed.
+const HELD_MEMORY: u64 = 4 << 30;
+
 /// What the operator sets, not the recipe.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Bytes that buffers may take.
     pub memory: u64,
+    /// Bytes that may be held whole, where a merge has to: matrices being decomposed, factors of adapters.
+    pub held_memory: u64,
     /// Threads that merge; all cores where 0.
     pub threads: usize,
     /// Bytes of an output shard, unless the recipe's options say otherwise.
@@ -56,7 +63,13 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { memory: 1 << 30, threads: 0, shard_bytes: 5_000_000_000, known_digests: KnownDigests::default() }
+        Settings {
+            memory: MEMORY,
+            held_memory: HELD_MEMORY,
+            threads: 0,
+            shard_bytes: 5_000_000_000,
+            known_digests: KnownDigests::default(),
+        }
     }
 }
 

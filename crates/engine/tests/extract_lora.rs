@@ -237,7 +237,7 @@ fn what_does_not_fit_the_memory_is_refused_and_the_peak_is_told() {
     let models = Models::far();
     let (plan, _) = models.plan(&extraction("rank: 2"), &Settings::default()).unwrap();
     assert!(plan.summary(false).memory_bytes > 0);
-    let little = Settings { memory: 1000, ..Settings::default() };
+    let little = Settings { held_memory: 1000, ..Settings::default() };
     let refusal = models.plan(&extraction("rank: 2"), &little).unwrap_err().to_string();
     assert!(refusal.contains("--memory"), "{refusal}");
 }

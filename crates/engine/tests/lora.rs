@@ -310,11 +310,15 @@ fn factors_that_do_not_fit_the_memory_are_refused() {
     setup.write();
     let access = Access::Under(vec![setup.dir.path().to_owned()]);
     let recipe = Recipe::parse(PLAIN, false).unwrap();
-    let plan =
-        |memory: u64| engine::open_and_plan(&recipe, &access, &Settings { memory, threads: 2, ..Settings::default() });
+    let plan = |memory: u64| {
+        engine::open_and_plan(&recipe, &access, &Settings { held_memory: memory, threads: 2, ..Settings::default() })
+    };
     assert!(plan(100).expect_err("refused").to_string().contains("--memory"));
-    let (least, most) = (plan(240).unwrap().0, setup.plan(PLAIN).unwrap().0);
-    assert!(least.summary(false).memory_bytes < most.summary(false).memory_bytes);
+    let (with, without) =
+        (plan(240).unwrap().0, setup.plan("merge_method: passthrough\nmodels: [{model: base}]\n").unwrap().0);
+    let memory = |plan: &Plan, threads: u64| plan.summary(false).memory_bytes / threads;
+    let threads = Settings::default().thread_count() as u64;
+    assert!(memory(&with, 2) > memory(&without, threads), "the factors count");
 }
 
 #[test]

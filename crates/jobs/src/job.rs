@@ -182,6 +182,9 @@ pub struct Progress {
     pub tensors_total: u64,
     pub bytes_done: u64,
     pub bytes_total: u64,
+    /// Of late; absent until there is a rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_per_second: Option<u64>,
     /// Milliseconds since the epoch, by the worker's clock.
     pub updated_at: i64,
 }

@@ -18,7 +18,8 @@ const WORKERS_MAX: usize = 256;
 /// What a merge may use; also for merges without a server.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 pub struct MergeArgs {
-    /// Memory for the buffers of one merge [default: 1GiB].
+    /// Memory for the buffers of one merge [default: 192MiB], and for what it must hold whole: matrices that are decomposed,
+    /// factors of adapters [default: 4GiB].
     #[arg(long, env = "AMALGAM_MEMORY")]
     pub memory: Option<Bytes>,
     /// Threads of one merge [default: all cores].
@@ -54,6 +55,7 @@ impl MergeArgs {
         let default = engine::Settings::default();
         engine::Settings {
             memory: self.memory.map_or(default.memory, |m| m.0),
+            held_memory: self.memory.map_or(default.held_memory, |m| m.0),
             threads: self.threads.unwrap_or(default.threads),
             shard_bytes: self.shard_bytes.map_or(default.shard_bytes, |s| s.0),
             known_digests: engine::KnownDigests(self.digests.clone().or(digests)),

@@ -9,6 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::rate::Rate;
+
 /// Why a run must stop before its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stop {
@@ -26,17 +28,20 @@ pub(crate) struct Pulse {
     /// Told to the engine, which looks at it between spans.
     pub cancel: AtomicBool,
     progress: Mutex<Option<Progress>>,
+    rate: Mutex<Rate>,
     stop: Mutex<Option<Stop>>,
 }
 
 impl Pulse {
     /// Called from merge threads, often: only the latest counts.
     pub fn set_progress(&self, progress: engine::Progress, now_ms: i64) {
+        let bytes_per_second = self.lock(&self.rate).at(progress.bytes_done, now_ms);
         *self.lock(&self.progress) = Some(Progress {
             tensors_done: progress.tensors_done,
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,
             bytes_total: progress.bytes_total,
+            bytes_per_second,
             updated_at: now_ms,
         });
     }

@@ -5,6 +5,7 @@
 mod alive;
 mod heart;
 mod planned;
+mod rate;
 mod run_job;
 mod sweep;
 

@@ -156,7 +156,7 @@ impl Run<'_> {
         let opened = self.fetch(stages).await?;
         let plan = self.plan(opened).await?;
         if let Some(publication) = transfer::find_published(&target, plan.digest()) {
-            return self.published(publication).await;
+            return self.published(publication, None).await;
         }
         // what another job has put there meanwhile is found before the work, not after
         if transfer::is_occupied(&target) {
@@ -169,8 +169,9 @@ impl Run<'_> {
             Some(Stop::Cancelled) => return Err(ExecuteError::Cancelled.into()),
             Some(Stop::Shutdown) | None => {}
         }
+        let started = std::time::Instant::now();
         let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
-        self.published(publication).await
+        self.published(publication, Some(started.elapsed())).await
     }
 
     fn recipe(&self) -> Result<Stages, JobError> {
@@ -223,18 +224,23 @@ impl Run<'_> {
             let observer = Observer { on_progress: &on_progress, cancel: &pulse.cancel };
             Ok(engine::execute_stages(plan, &text, &dir, &observer)?)
         });
+        let started = std::time::Instant::now();
         let artifact = merged.await?;
+        let took = started.elapsed();
         // the last word on progress, whenever the next beat would have been
         self.store.heartbeat(self.lease, self.pulse.progress().as_ref()).await?;
         let bytes: u64 = artifact.files.iter().map(|f| f.bytes).sum();
-        self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", json!({"bytes": bytes}))
-            .await?;
+        self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", rate(bytes, took)).await?;
         Ok(artifact)
     }
 
-    async fn published(&self, publication: Publication) -> Result<Publication, JobError> {
-        let data =
+    /// `took` is absent where an earlier attempt has published.
+    async fn published(&self, publication: Publication, took: Option<Duration>) -> Result<Publication, JobError> {
+        let mut data =
             json!({"uri": publication.uri, "bytes": publication.bytes, "manifest_sha256": publication.manifest_sha256});
+        if let (Some(took), Some(data)) = (took, data.as_object_mut()) {
+            data.extend(rate(publication.bytes, took).as_object().cloned().unwrap_or_default());
+        }
         self.tell(None, EventKind::Published, &format!("published at {}", publication.uri), data).await?;
         Ok(publication)
     }
@@ -258,6 +264,12 @@ impl Run<'_> {
     fn work_root(&self) -> PathBuf {
         self.config.work.join(self.lease.job.id.as_str())
     }
+}
+
+/// What a phase wrote, in which time.
+fn rate(bytes: u64, took: Duration) -> Value {
+    let seconds = took.as_secs_f64();
+    json!({"bytes": bytes, "seconds": (seconds * 1000.0).round() / 1000.0, "bytes_per_second": (bytes as f64 / seconds.max(1e-3)) as u64})
 }
 
 fn now_ms() -> i64 {

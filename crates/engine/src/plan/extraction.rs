@@ -158,10 +158,10 @@ impl Planner<'_> {
         let (rows, columns) = candidate.matrix();
         let rank = candidate.rank().unwrap_or(u64::MAX).min(rows).min(columns);
         let peak = spectrum::peak_bytes(rows, columns, rank);
-        if peak > settings.memory {
+        if peak > settings.held_memory {
             let detail = format!(
                 "the difference of tensor {:?} takes {peak} bytes to decompose and the merge may use {}; raise --memory, or leave the tensor out by a `rank` of 0 for it",
-                candidate.name, settings.memory
+                candidate.name, settings.held_memory
             );
             return self.error("/parameters", "too_large", detail);
         }

@@ -116,10 +116,10 @@ impl Planner<'_> {
 
     pub(super) fn factors_fit(&mut self, settings: &Settings) {
         let bytes = self.factor_bytes(settings);
-        if bytes > settings.memory {
+        if bytes > settings.held_memory {
             let detail = format!(
                 "the factors of the adapters take {bytes} bytes at once and the merge may use {}; raise --memory or lower --threads",
-                settings.memory
+                settings.held_memory
             );
             self.error("", "too_large", detail);
         }

@@ -69,10 +69,10 @@ impl<'a> Planner<'a> {
         peaks.sort_unstable_by(|a, b| b.cmp(a));
         // as many modules are made at once as there are threads
         let held_bytes = peaks.iter().take(settings.thread_count()).fold(0u64, |sum, peak| sum.saturating_add(*peak));
-        if held_bytes > settings.memory {
+        if held_bytes > settings.held_memory {
             let detail = format!(
                 "the factors of the modules that are merged at once take {held_bytes} bytes and the merge may use {}; raise --memory, or lower --threads",
-                settings.memory
+                settings.held_memory
             );
             self.error("", "too_large", detail);
         }

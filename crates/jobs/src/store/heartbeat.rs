@@ -41,7 +41,14 @@ mod tests {
 
     fn progress(tensors_done: u64) -> Progress {
         let bytes_total = u64::MAX;
-        Progress { tensors_done, tensors_total: 9, bytes_done: 1, bytes_total, updated_at: 5 }
+        Progress {
+            tensors_done,
+            tensors_total: 9,
+            bytes_done: 1,
+            bytes_total,
+            bytes_per_second: Some(7),
+            updated_at: 5,
+        }
     }
 
     #[tokio::test]
