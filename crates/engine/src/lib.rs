@@ -23,6 +23,7 @@ mod rows;
 mod simd;
 mod slices;
 mod sources;
+mod special;
 mod stages;
 pub mod statistic;
 

@@ -76,29 +76,31 @@ fn uniform(bits: u32) -> f32 {
 
 simd_clones! { fn fill_blocks(out: &mut [[f32; 4 * LANES]], first: u64, model: u32, key: [u32; 2]) = fill_blocks_body; }
 
-/// The same numbers as [`Stream::block`] gives, with the words of many blocks side by side.
+/// The same numbers as [`Stream::block`] gives, with the words of many blocks side by side: each in a lane of 64 bits, of
+/// which the upper half counts for nothing, as the multiplier of vectors has it.
 #[inline(always)]
 fn fill_blocks_body(out: &mut [[f32; 4 * LANES]], first: u64, model: u32, key: [u32; 2]) {
+    const LOW: u64 = 0xffff_ffff;
     for (i, out) in out.iter_mut().enumerate() {
         let block = first + (i * LANES) as u64;
-        let mut words = [[0; LANES], [0; LANES], [model; LANES], [0; LANES]];
-        words[0] = std::array::from_fn(|lane| (block + lane as u64) as u32);
-        words[1] = std::array::from_fn(|lane| ((block + lane as u64) >> 32) as u32);
+        let mut words = [[0; LANES], [0; LANES], [u64::from(model); LANES], [0; LANES]];
+        words[0] = std::array::from_fn(|lane| block + lane as u64);
+        words[1] = std::array::from_fn(|lane| (block + lane as u64) >> 32);
         let mut key = key;
         for _ in 0..10 {
             let [a, b, c, d] = words;
             for lane in 0..LANES {
-                let first = u64::from(MULTIPLIERS[0]) * u64::from(a[lane]);
-                let second = u64::from(MULTIPLIERS[1]) * u64::from(c[lane]);
-                words[0][lane] = (second >> 32) as u32 ^ b[lane] ^ key[0];
-                words[1][lane] = second as u32;
-                words[2][lane] = (first >> 32) as u32 ^ d[lane] ^ key[1];
-                words[3][lane] = first as u32;
+                let first = (a[lane] & LOW) * u64::from(MULTIPLIERS[0]);
+                let second = (c[lane] & LOW) * u64::from(MULTIPLIERS[1]);
+                words[0][lane] = second >> 32 ^ b[lane] ^ u64::from(key[0]);
+                words[1][lane] = second;
+                words[2][lane] = first >> 32 ^ d[lane] ^ u64::from(key[1]);
+                words[3][lane] = first;
             }
             key = [key[0].wrapping_add(WEYL[0]), key[1].wrapping_add(WEYL[1])];
         }
         for (lane, four) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            *four = words.map(|word| uniform(word[lane]));
+            *four = words.map(|word| uniform(word[lane] as u32));
         }
     }
 }

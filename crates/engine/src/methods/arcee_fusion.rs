@@ -2,10 +2,13 @@
 //! `median + 1.5 (Q3 - Q1)`. After mergekit's Arcee Fusion; no paper. Quantiles are exact here, where mergekit samples
 //! large tensors.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Inputs, Merge, Method, TaskParameters, TooFew};
 use crate::kernel::{Kernel, Tile};
+use crate::simd::simd_clones;
+use crate::special::{self, exp_below};
 use crate::statistic::{Fold, Reduced, Statistic};
 
 pub struct ArceeFusion;
@@ -125,9 +128,8 @@ struct Exponential {
 
 impl Kernel for Exponential {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        for (i, (out, x)) in out.iter_mut().zip(tile.inputs[self.input]).enumerate() {
-            let row = (tile.at + i as u64) / self.row;
-            *out = libm::exp(f64::from(*x) - self.maxima[row as usize]) as f32;
+        for (row, part) in parts(tile, self.row) {
+            exp_below(&tile.inputs[self.input][part.clone()], self.maxima[row], &mut out[part]);
         }
     }
 }
@@ -142,13 +144,46 @@ struct Divergence {
 
 impl Kernel for Divergence {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        let pairs = tile.inputs[self.pair.a].iter().zip(tile.inputs[self.pair.b]);
-        for (i, (out, (a, b))) in out.iter_mut().zip(pairs).enumerate() {
-            let row = ((tile.at + i as u64) / self.pair.row) as usize;
-            let p = libm::exp(f64::from(*b) - self.of_b[row]) + PROBABILITY_MIN;
-            let q = libm::exp(f64::from(*a) - self.of_a[row]) + PROBABILITY_MIN;
-            *out = (p * libm::log(p / q)) as f32;
+        for (row, part) in parts(tile, self.pair.row) {
+            let (a, b) = (&tile.inputs[self.pair.a][part.clone()], &tile.inputs[self.pair.b][part.clone()]);
+            diverge(a, self.of_a[row], b, self.of_b[row], &mut out[part]);
         }
+    }
+}
+
+/// The rows that a tile touches, each with its part of the tile.
+fn parts(tile: &Tile<'_>, row: u64) -> impl Iterator<Item = (usize, Range<usize>)> {
+    let (at, end) = (tile.at, tile.at + tile.len() as u64);
+    (at / row..end.div_ceil(row)).map(move |r| {
+        let part = (r * row).max(at) - at..((r + 1) * row).min(end) - at;
+        (r as usize, part.start as usize..part.end as usize)
+    })
+}
+
+simd_clones! { fn diverge(a: &[f32], of_a: f64, b: &[f32], of_b: f64, out: &mut [f32]) = diverge_body; }
+simd_clones! { fn score(a: &[f32], b: &[f32], divergence: f32, out: &mut [f32]) = score_body; }
+simd_clones! { fn choose(a: &[f32], b: &[f32], threshold: f32, out: &mut [f32]) = choose_body; }
+
+#[inline(always)]
+fn diverge_body(a: &[f32], of_a: f64, b: &[f32], of_b: f64, out: &mut [f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        let p = special::exp(f64::from(*b) - of_b) + PROBABILITY_MIN;
+        let q = special::exp(f64::from(*a) - of_a) + PROBABILITY_MIN;
+        *out = (p * special::log(p / q)) as f32;
+    }
+}
+
+#[inline(always)]
+fn score_body(a: &[f32], b: &[f32], divergence: f32, out: &mut [f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = (b - a).abs() * divergence;
+    }
+}
+
+#[inline(always)]
+fn choose_body(a: &[f32], b: &[f32], threshold: f32, out: &mut [f32]) {
+    for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+        *out = if *out >= threshold { *b } else { *a };
     }
 }
 
@@ -161,9 +196,9 @@ struct Score {
 
 impl Kernel for Score {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        let pairs = tile.inputs[self.pair.a].iter().zip(tile.inputs[self.pair.b]);
-        for (i, (out, (a, b))) in out.iter_mut().zip(pairs).enumerate() {
-            *out = (b - a).abs() * self.divergences[((tile.at + i as u64) / self.pair.row) as usize];
+        for (row, part) in parts(tile, self.pair.row) {
+            let (a, b) = (&tile.inputs[self.pair.a][part.clone()], &tile.inputs[self.pair.b][part.clone()]);
+            score(a, b, self.divergences[row], &mut out[part]);
         }
     }
 }
@@ -177,9 +212,6 @@ struct Fusion {
 impl Kernel for Fusion {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
         self.score.combine(tile, out);
-        let pairs = tile.inputs[self.score.pair.a].iter().zip(tile.inputs[self.score.pair.b]);
-        for (out, (a, b)) in out.iter_mut().zip(pairs) {
-            *out = if *out >= self.threshold { *b } else { *a };
-        }
+        choose(tile.inputs[self.score.pair.a], tile.inputs[self.score.pair.b], self.threshold, out);
     }
 }
