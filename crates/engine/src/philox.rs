@@ -1,13 +1,13 @@
 //! Philox4x32-10, a counter-based generator: any element's number can be drawn alone, on any machine, in any order.
 //! Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", <https://doi.org/10.1145/2063384.2063405>.
 
-use crate::simd::simd_clones;
+use crate::simd::{PHILOX_BLOCKS, philox, simd_clones};
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const WEYL: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
 
 /// Blocks that are drawn together, a lane each.
-const LANES: usize = 16;
+const LANES: usize = PHILOX_BLOCKS;
 
 /// Four numbers of 32 bits for a counter and a key.
 #[inline(always)]
@@ -56,7 +56,9 @@ impl Stream {
         }
         let (whole, rest) = out[i..].as_chunks_mut::<{ 4 * LANES }>();
         let first = (at + i as u64) / 4;
-        fill_blocks(whole, first, self.model, self.key);
+        if !philox(whole, first, self.model, self.key) {
+            fill_blocks(whole, first, self.model, self.key);
+        }
         let from = i + 4 * LANES * whole.len();
         for (j, value) in rest.iter_mut().enumerate() {
             *value = self.uniform(at + (from + j) as u64);
@@ -133,6 +135,16 @@ mod tests {
         stream.fill(0, &mut all);
         for (index, value) in all.iter().enumerate() {
             assert_eq!(stream.uniform(index as u64), *value);
+        }
+        // past 32 bits of a block's number, and by the loops that machines without wide vectors run
+        let far = (1u64 << 34) - 64;
+        let mut there = [[0.0; 4 * LANES]];
+        fill_blocks(&mut there, far / 4, 1, stream.key);
+        let mut same = [0.0; 4 * LANES];
+        stream.fill(far, &mut same);
+        assert_eq!(there[0], same);
+        for (i, value) in same.iter().enumerate() {
+            assert_eq!(stream.uniform(far + i as u64), *value);
         }
         for at in [0usize, 1, 5, 50] {
             let mut part = vec![0.0; 203];

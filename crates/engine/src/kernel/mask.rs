@@ -189,14 +189,17 @@ impl Buckets {
         }
         bounds(&self.starts, &self.counts, ranking, &mut self.lowest, &mut self.highest);
         self.kept.resize(deltas.len(), 0.0);
-        self.undecided.clear();
+        self.undecided.resize(deltas.len() + 1, 0);
+        let mut count = 0;
         for (i, ((delta, uniform), bucket)) in deltas.iter().zip(uniforms).zip(&self.of).enumerate() {
             let bucket = usize::from(*bucket);
-            self.kept[i] = if *uniform < self.lowest[bucket] { *delta } else { 0.0 };
-            if *uniform >= self.lowest[bucket] && *uniform < self.highest[bucket] {
-                self.undecided.push(i as u32);
-            }
+            let (is_kept, may_be) = (*uniform < self.lowest[bucket], *uniform < self.highest[bucket]);
+            // no branch: which way a number falls cannot be guessed
+            self.kept[i] = f32::from_bits(delta.to_bits() & u32::from(is_kept).wrapping_neg());
+            self.undecided[count] = i as u32;
+            count += usize::from(!is_kept & may_be);
         }
+        self.undecided.truncate(count);
         if !self.undecided.is_empty() {
             self.decide(deltas, uniforms, ranking);
         }
@@ -223,7 +226,8 @@ impl Buckets {
             members.sort_by_key(|i| deltas[*i as usize].to_bits() & 0x7fff_ffff);
             for (rank, i) in (start as usize..).zip(&*members) {
                 let i = *i as usize;
-                self.kept[i] = if uniforms[i] < ranking.probability(rank) { deltas[i] } else { 0.0 };
+                let is_kept = uniforms[i] < ranking.probability(rank);
+                self.kept[i] = f32::from_bits(deltas[i].to_bits() & u32::from(is_kept).wrapping_neg());
             }
         }
     }
