@@ -49,6 +49,7 @@ struct Hashing {
     at: u64,
     /// Parts hashed.
     parts: usize,
+    buffer: Vec<u8>,
 }
 
 /// Tells of tasks that are done.
@@ -144,9 +145,10 @@ impl Output {
         while let Ok(first) = receiver.recv() {
             let mut tasks = vec![first];
             let until = Instant::now() + SYNC_EVERY;
-            let bytes = |tasks: &[usize]| tasks.iter().map(|t| plan.tasks[*t].bytes()).sum::<u64>();
-            while bytes(&tasks) < SYNC_BYTES {
+            let mut bytes = plan.tasks[first].bytes();
+            while bytes < SYNC_BYTES {
                 let Ok(task) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) else { break };
+                bytes += plan.tasks[task].bytes();
                 tasks.push(task);
             }
             tasks.extend(receiver.try_iter());
@@ -188,7 +190,7 @@ impl Done<'_> {
 
     /// Hashes the shard as far as it is whole from its beginning.
     fn hash(&self, shard: &Shard, hashing: &mut Hashing) -> Result<(), ExecuteError> {
-        let mut buffer = vec![0; PIECE];
+        hashing.buffer.resize(PIECE, 0);
         loop {
             let rest = &shard.parts[hashing.parts..];
             let whole = rest.iter().take_while(|(task, _)| self.flags[*task].load(Ordering::Acquire)).count();
@@ -200,10 +202,11 @@ impl Done<'_> {
             };
             while hashing.at < end {
                 self.execution.stop_if_cancelled()?;
-                let piece = &mut buffer[..PIECE.min((end - hashing.at) as usize)];
-                shard.file.read_at(hashing.at, piece)?;
-                hashing.digester.update(piece);
-                hashing.at += piece.len() as u64;
+                let Hashing { digester, at, buffer, .. } = hashing;
+                let piece = &mut buffer[..PIECE.min((end - *at) as usize)];
+                shard.file.read_at(*at, piece)?;
+                digester.update(piece);
+                *at += piece.len() as u64;
                 self.execution.add_bytes(piece.len() as u64);
             }
             hashing.parts += whole;
