@@ -128,10 +128,8 @@ impl Output {
                     *lock(failed) = Some(error);
                 }
             });
-            let merged = merge(&done);
-            // the other thread ends when nobody can tell it of more
-            lock(&done.sender).take();
-            merged
+            let _closed = Closed(&done.sender);
+            merge(&done)
         });
         merged?;
         match lock(&failed).take() {
@@ -167,6 +165,15 @@ impl Output {
     pub fn digests(self) -> Vec<String> {
         let finish = |shard: Shard| shard.hashing.into_inner().expect("hashing does not panic").digester.finish();
         self.shards.into_iter().map(finish).collect()
+    }
+}
+
+/// Lets the other thread end: nobody can tell it of more when this is gone, however the merge ended.
+struct Closed<'a>(&'a Mutex<Option<Sender<usize>>>);
+
+impl Drop for Closed<'_> {
+    fn drop(&mut self) {
+        lock(self.0).take();
     }
 }
 
@@ -219,4 +226,23 @@ impl Done<'_> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_listens_is_let_go_even_by_a_panic() {
+        let (sender, receiver) = channel::<usize>();
+        let sender = Mutex::new(Some(sender));
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(move || while receiver.recv().is_ok() {});
+                let _closed = Closed(&sender);
+                panic!("in the merge");
+            })
+        }));
+        assert!(panicked.is_err() && lock(&sender).is_none());
+    }
 }
