@@ -276,7 +276,7 @@ pub(crate) fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
             let file = &execution.sources.list[*source].checkpoint.files[*file];
             let digest = execution.plan.settings.known_digests.digest(&file.path, &|bytes| {
                 execution.add_bytes(bytes);
-                !execution.cancel()
+                !execution.is_cancelled()
             })?;
             digest.ok_or(ExecuteError::Cancelled)
         })

@@ -133,12 +133,12 @@ impl Execution<'_> {
     }
 
     /// Whether somebody asked it to stop.
-    pub(crate) fn cancel(&self) -> bool {
+    pub(crate) fn is_cancelled(&self) -> bool {
         self.observer.cancel.load(Ordering::Relaxed)
     }
 
     pub(crate) fn stop_if_cancelled(&self) -> Result<(), ExecuteError> {
-        if self.cancel() { Err(ExecuteError::Cancelled) } else { Ok(()) }
+        if self.is_cancelled() { Err(ExecuteError::Cancelled) } else { Ok(()) }
     }
 }
 

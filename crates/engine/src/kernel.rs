@@ -6,6 +6,7 @@ mod task_vectors;
 
 use std::cell::RefCell;
 
+pub(crate) use combination::add_scaled;
 pub use combination::{Scaled, VectorSum, WeightedSum};
 pub use mask::{Draws, Mask, Ranking};
 pub(crate) use task_vectors::subtract;

@@ -130,7 +130,7 @@ pub enum Cost {
     Elementwise,
     /// Inputs are read twice: for inner products, then for the output.
     TwoPasses,
-    /// Inputs are read three to seven times: exact cuts need histograms.
+    /// Inputs are read twice or more: for exact cuts and what depends on them, then for the output.
     Selection,
 }
 

@@ -1,4 +1,5 @@
-//! Plain loops compiled for the widest vectors the machine has, chosen once at run time.
+//! Plain loops compiled for the widest vectors the machine has, chosen once at run time; two that no compiler makes of plain loops
+//! are written for AVX-512 by hand, beside the loops for other machines.
 //!
 //! Invariant: every clone gives the same bits. Multiply-add is always `mul_add`, so that the fused and the unfused
 //! machine round alike, and no clone reorders a sum.

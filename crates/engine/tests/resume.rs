@@ -124,6 +124,24 @@ fn a_shard_that_is_gone_is_written_again_and_a_journal_of_another_plan_counts_fo
     assert_eq!(digests(&merge.until("other", u64::MAX).0.unwrap()), expected);
 }
 
+#[test]
+fn what_is_done_after_a_torn_record_counts_too() {
+    let merge = Merge::new(1);
+    let total = merge.bytes_total();
+    merge.until("out", total / 3).0.unwrap_err();
+    let journal = merge.path("out").join(".journal");
+    let mut text = std::fs::read(&journal).unwrap();
+    text.extend([7, 0, 0]);
+    std::fs::write(&journal, &text).unwrap();
+    merge.until("out", total * 2 / 3).0.unwrap_err();
+    let records = std::fs::read(&journal).unwrap().len();
+    assert!(records > text.len(), "{records} after {}", text.len());
+    let (resumed, first) = merge.until("out", u64::MAX);
+    let begin = "amalgam journal 1\n".len() + merge.plan.digest.len() + 1;
+    assert_eq!(first.tensors_done as usize, (records - begin) / 8, "{first:?}");
+    resumed.unwrap();
+}
+
 /// Two processes that both believe the job is theirs: threads here, each with files of its own.
 #[test]
 fn two_executions_in_one_directory_do_no_harm() {

@@ -28,15 +28,14 @@ impl Journal {
         let mut file = OpenOptions::new().create(true).read(true).append(true).open(&path).map_err(io)?;
         let mut text = Vec::new();
         file.read_to_end(&mut text).map_err(io)?;
-        let done = text.strip_prefix(begin.as_slice()).map(|records| tasks(records, plan.tasks.len()));
-        let done = match done {
-            Some(done) => done,
-            None => {
-                file.set_len(0).and_then(|()| file.write_all(&begin)).and_then(|()| file.sync_data()).map_err(io)?;
-                Vec::new()
-            }
-        };
-        Ok((Journal { file, path }, done))
+        let found = text.strip_prefix(begin.as_slice());
+        let done = found.map_or_else(Vec::new, |records| tasks(records, plan.tasks.len()));
+        let mut journal = Journal { file, path };
+        // what is added after a torn record would never be read
+        if found.is_none_or(|records| !is_whole(records)) {
+            journal.keep(plan, &done)?;
+        }
+        Ok((journal, done))
     }
 
     /// Begins anew with these tasks: the others' bytes are not there any more.
@@ -77,12 +76,22 @@ fn records(tasks: &[usize]) -> Vec<u8> {
     tasks.iter().flat_map(record).collect()
 }
 
+fn is_whole(records: &[u8]) -> bool {
+    let (whole, torn) = records.as_chunks::<RECORD>();
+    torn.is_empty() && whole.iter().all(|record| task(record).is_some())
+}
+
+/// A record's task; `None` where it was not written whole.
+fn task(record: &[u8; RECORD]) -> Option<usize> {
+    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
+    let (task, check) = (number(&record[..4]), number(&record[4..]));
+    (check == !task).then_some(task as usize)
+}
+
 /// The tasks of whole records. After a torn one the rest may not lie at its place, so it counts for nothing.
 fn tasks(records: &[u8], count: usize) -> Vec<usize> {
-    let number = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().expect("four bytes"));
-    let task = |record: &[u8; RECORD]| (number(&record[..4]), number(&record[4..]));
-    let whole = records.as_chunks::<RECORD>().0.iter().map(task).take_while(|(task, check)| *check == !*task);
-    let mut tasks: Vec<usize> = whole.map(|(task, _)| task as usize).filter(|task| *task < count).collect();
+    let whole = records.as_chunks::<RECORD>().0.iter().map_while(task);
+    let mut tasks: Vec<usize> = whole.filter(|task| *task < count).collect();
     tasks.sort_unstable();
     tasks.dedup();
     tasks
@@ -102,5 +111,6 @@ mod tests {
         zeros.extend(records(&[4]));
         assert_eq!(tasks(&zeros, 9), [2]);
         assert!(tasks(&[], 9).is_empty());
+        assert!(is_whole(&whole) && is_whole(&[]) && !is_whole(&whole[..RECORD + 5]) && !is_whole(&zeros));
     }
 }

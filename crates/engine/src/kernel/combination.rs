@@ -58,7 +58,7 @@ impl Kernel for VectorSum {
     }
 }
 
-simd_clones! { pub(super) fn add_scaled(x: &[f32], coefficient: f32, sum: &mut [f32]) = add_scaled_body; }
+simd_clones! { pub(crate) fn add_scaled(x: &[f32], coefficient: f32, sum: &mut [f32]) = add_scaled_body; }
 simd_clones! { pub(super) fn divide(sum: &mut [f32], divisor: f32) = divide_body; }
 
 #[inline(always)]

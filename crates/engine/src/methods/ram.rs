@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
-use crate::kernel::{Kernel, Tile, with_scratch};
+use crate::kernel::{Kernel, Tile, add_scaled, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::{Reduced, Statistic};
 
@@ -170,7 +170,7 @@ impl Kernel for RamKernel {
                 add_touched(tile.inputs[*input], base, counts, self.touch.epsilon, *unique, out);
             }
         });
-        add(base, out);
+        add_scaled(base, 1.0, out);
     }
 }
 
@@ -185,7 +185,6 @@ simd_clones! {
         x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, unique: f32, out: &mut [f32],
     ) = add_touched_body;
 }
-simd_clones! { fn add(x: &[f32], sum: &mut [f32]) = add_body; }
 
 #[inline(always)]
 fn count_touched_body(x: &[f32], base: &[f32], epsilon: f32, counts: &mut [f32]) {
@@ -208,12 +207,5 @@ fn add_touched_body(x: &[f32], base: &[f32], counts: &[f32], epsilon: f32, uniqu
         let delta = x - base;
         let share = if *count > 1.0 { delta / count } else { delta * unique };
         *out += if delta.abs() > epsilon { share } else { 0.0 };
-    }
-}
-
-#[inline(always)]
-fn add_body(x: &[f32], sum: &mut [f32]) {
-    for (sum, x) in sum.iter_mut().zip(x) {
-        *sum += x;
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
-use crate::kernel::{Kernel, Tile, subtract, with_scratch};
+use crate::kernel::{Kernel, Tile, add_scaled, subtract, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::{Cut, Reduced, Statistic, TileCut};
 
@@ -192,14 +192,14 @@ impl Kernel for SceKernel {
             self.selected.write_mask(tile, mask);
             for (input, deltas) in self.selected.variance.others.iter().zip(deltas.chunks_mut(length)) {
                 self.selected.write_delta(tile, *input, mask, deltas);
-                add(deltas, ballot);
+                add_scaled(deltas, 1.0, ballot);
             }
             for (weight, deltas) in self.weights.iter().zip(deltas.chunks(length)) {
                 add_if_elected(deltas, ballot, *weight, out, divisor);
             }
             divide(divisor, out);
         });
-        add(base, out);
+        add_scaled(base, 1.0, out);
     }
 }
 
@@ -209,7 +209,6 @@ simd_clones! { fn mark_non_zero(out: &mut [f32]) = mark_non_zero_body; }
 simd_clones! { fn mark_kept(mask: &mut [f32], cut: TileCut) = mark_kept_body; }
 simd_clones! { fn select(mask: &[f32], deltas: &mut [f32]) = select_body; }
 simd_clones! { fn square(out: &mut [f32]) = square_body; }
-simd_clones! { fn add(x: &[f32], sum: &mut [f32]) = add_body; }
 simd_clones! {
     fn add_if_elected(
         deltas: &[f32], ballot: &[f32], weight: f32, out: &mut [f32], divisor: &mut [f32],
@@ -257,13 +256,6 @@ fn select_body(mask: &[f32], deltas: &mut [f32]) {
 fn square_body(out: &mut [f32]) {
     for value in out {
         *value *= *value;
-    }
-}
-
-#[inline(always)]
-fn add_body(x: &[f32], sum: &mut [f32]) {
-    for (sum, x) in sum.iter_mut().zip(x) {
-        *sum += x;
     }
 }
 

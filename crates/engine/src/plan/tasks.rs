@@ -37,18 +37,7 @@ impl Planner<'_> {
             Some(tokens) => self.gather(tokens, draft)?,
             None => self.of_one_shape(draft)?,
         };
-        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
-        let place = Place {
-            name: &draft.name,
-            input_names: &names,
-            t: draft.t,
-            depth: draft.depth,
-            shape: &shape,
-            seed: self.seed,
-        };
-        let resolved =
-            parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base_of(&self.about, slice), &place);
-        let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
+        let parameters = self.parameters_of_draft(draft, slice, &shape)?;
         let merge = match method.prepare(&parameters) {
             Ok(merge) => merge,
             Err(detail) => {
@@ -59,6 +48,21 @@ impl Planner<'_> {
         };
         let (dtype, work) = self.work(draft, &inputs, merge)?;
         Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
+    }
+
+    /// What the recipe says of a tensor of this shape.
+    pub(super) fn parameters_of_draft(
+        &mut self,
+        draft: &Draft,
+        slice: &Slice<'_>,
+        shape: &[u64],
+    ) -> Option<TaskParameters> {
+        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
+        let place =
+            Place { name: &draft.name, input_names: &names, t: draft.t, depth: draft.depth, shape, seed: self.seed };
+        let base = base_of(&self.about, slice);
+        let resolved = parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base, &place);
+        resolved.map_err(|problem| self.found(problem)).ok()
     }
 
     /// Whether the method cannot merge what is left of a slice.

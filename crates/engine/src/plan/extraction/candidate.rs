@@ -2,9 +2,7 @@
 
 use checkpoint::Dtype;
 
-use crate::check::base_of;
 use crate::methods::{Resolved, TaskParameters};
-use crate::parameters::{self, Place};
 use crate::plan::drafts::Draft;
 use crate::plan::{Planner, TaskInput};
 
@@ -22,18 +20,7 @@ impl Planner<'_> {
         let at = |wanted: bool| (0..draft.inputs.len()).find(|i| (slice.base == Some(*i)) == wanted);
         let finetuned = draft.inputs[at(false)?].clone();
         let base = at(true).map(|i| draft.inputs[i].clone());
-        let names: Vec<&str> = draft.inputs.iter().map(|i| i.name.as_str()).collect();
-        let place = Place {
-            name: &draft.name,
-            input_names: &names,
-            t: draft.t,
-            depth: draft.depth,
-            shape: &finetuned.place.info.shape,
-            seed: self.seed,
-        };
-        let base_index = base_of(&self.about, slice);
-        let resolved = parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base_index, &place);
-        let parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
+        let parameters = self.parameters_of_draft(draft, slice, &finetuned.place.info.shape)?;
         Some(Candidate { name: draft.name.clone(), finetuned, base, parameters })
     }
 }
