@@ -1,26 +1,58 @@
-//! Sums in f64: eight lanes inside a block, lanes and blocks added pairwise.
+//! Sums in f64: 32 lanes inside a block, lanes and blocks added pairwise.
 
+use std::cell::RefCell;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
 use crate::kernel::{Kernel, with_buffer};
-use crate::simd::simd_clones;
+use crate::simd::{self, simd_clones};
 use crate::statistic::{Fold, Gram};
 
-const LANES: usize = 8;
+const LANES: usize = simd::SUM_LANES;
+
+/// Elements whose differences are taken at a time, for products: few, so that those of many inputs stay in the L1 cache.
+const STRIP: usize = 256;
 
 /// A running sum of one block, or of one row.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Lanes {
     sums: [f64; LANES],
-    /// Elements taken so far: element i of the block always lands in lane i % 8, whatever the tiles were.
+    /// Elements taken so far: element i of the block always lands in lane i % 32, whatever the tiles were.
     taken: usize,
 }
 
 impl Lanes {
     pub(super) fn total(&self) -> f64 {
-        let s = self.sums;
-        ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]))
+        let mut sums = self.sums;
+        let mut half = LANES / 2;
+        while half > 0 {
+            for i in 0..half {
+                sums[i] += sums[i + half];
+            }
+            half /= 2;
+        }
+        sums[0]
+    }
+
+    /// Adds so many elements: `one` adds the element at an index to its lane, `whole` a range of whole groups to all lanes.
+    fn add(
+        &mut self,
+        length: usize,
+        one: impl Fn(usize, &mut f64),
+        whole: impl FnOnce(Range<usize>, &mut [f64; LANES]),
+    ) {
+        // a tile may begin inside a group, so that group is filled first
+        let head = ((LANES - self.taken % LANES) % LANES).min(length);
+        let end = head + (length - head) / LANES * LANES;
+        for i in 0..head {
+            one(i, &mut self.sums[(self.taken + i) % LANES]);
+        }
+        whole(head..end, &mut self.sums);
+        for i in end..length {
+            one(i, &mut self.sums[i - end]);
+        }
+        self.taken += length;
     }
 }
 
@@ -33,11 +65,7 @@ impl Cpu {
     /// Inner products of every pair of inputs.
     pub(super) fn gram(&self, inputs: &dyn TensorInputs, origin: Option<usize>) -> Result<Gram, ExecuteError> {
         let pairs = pairs(inputs.count());
-        let sums = self.block_sums(inputs, 1, pairs.len(), |tile, lanes| {
-            for ((i, j), lanes) in pairs.iter().zip(lanes) {
-                add_pair(tile, (*i, *j), origin, lanes);
-            }
-        })?;
+        let sums = self.block_sums(inputs, 1, pairs.len(), |tile, lanes| add_pairs(tile, &pairs, origin, lanes))?;
         Ok(Gram::from_pairs(inputs.count(), sums))
     }
 
@@ -134,63 +162,63 @@ fn pairwise(blocks: &[Vec<f64>], which: usize) -> f64 {
     }
 }
 
-/// Adds the products of one pair of inputs.
-pub(super) fn add_pair(tile: &Tile<'_>, (i, j): (usize, usize), origin: Option<usize>, lanes: &mut Lanes) {
-    match origin {
-        None => add_products(tile.inputs[i], tile.inputs[j], lanes),
-        // a difference from itself is nothing
-        Some(origin) if origin == i || origin == j => {}
-        Some(origin) => add_difference_products(tile.inputs[i], tile.inputs[j], tile.inputs[origin], lanes),
-    }
-}
-
-simd_clones! { fn add_products(a: &[f32], b: &[f32], lanes: &mut Lanes) = add_products_body; }
-simd_clones! { fn add_difference_products(a: &[f32], b: &[f32], origin: &[f32], lanes: &mut Lanes) = add_difference_products_body; }
-simd_clones! { pub(super) fn add_values(values: &[f32], lanes: &mut Lanes) = add_values_body; }
-
-#[inline(always)]
-fn add_products_body(a: &[f32], b: &[f32], lanes: &mut Lanes) {
-    let b = &b[..a.len()];
-    add_terms(a.len(), lanes, |i| (f64::from(a[i]), f64::from(b[i])));
-}
-
-/// Differences in f64, so that nearly equal models keep their digits.
-#[inline(always)]
-fn add_difference_products_body(a: &[f32], b: &[f32], origin: &[f32], lanes: &mut Lanes) {
-    let (b, origin) = (&b[..a.len()], &origin[..a.len()]);
-    add_terms(a.len(), lanes, |i| {
-        let o = f64::from(origin[i]);
-        (f64::from(a[i]) - o, f64::from(b[i]) - o)
+/// Adds the products of each pair of inputs, or of their differences from `origin`, to the lanes of that pair. Differences
+/// are taken in f64, so that nearly equal models keep their digits.
+pub(super) fn add_pairs(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Option<usize>, lanes: &mut [Lanes]) {
+    let count = tile.inputs.len();
+    STRIPS.with_borrow_mut(|strips| {
+        strips.resize(strips.len().max(count * STRIP), 0.0);
+        for start in (0..tile.len()).step_by(STRIP) {
+            let part = start..(start + STRIP).min(tile.len());
+            let length = part.len();
+            for (input, strip) in tile.inputs.iter().zip(strips.chunks_mut(STRIP)) {
+                match origin {
+                    None => widen(&input[part.clone()], strip),
+                    Some(origin) => differ(&input[part.clone()], &tile.inputs[origin][part.clone()], strip),
+                }
+            }
+            // a difference from itself is nothing
+            let counts = |i: usize| origin != Some(i);
+            for ((i, j), lanes) in pairs.iter().zip(&mut *lanes).filter(|((i, j), _)| counts(*i) && counts(*j)) {
+                add_products(&strips[i * STRIP..][..length], &strips[j * STRIP..][..length], lanes);
+            }
+        }
     });
 }
 
-#[inline(always)]
-fn add_values_body(values: &[f32], lanes: &mut Lanes) {
-    add_terms(values.len(), lanes, |i| (f64::from(values[i]), 1.0));
+thread_local! {
+    static STRIPS: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Adds the products of `term` to the lanes. A tile may begin inside a group of eight, so that group is filled first.
+simd_clones! { fn widen(values: &[f32], out: &mut [f64]) = widen_body; }
+simd_clones! { fn differ(values: &[f32], origin: &[f32], out: &mut [f64]) = differ_body; }
 #[inline(always)]
-fn add_terms(length: usize, lanes: &mut Lanes, term: impl Fn(usize) -> (f64, f64)) {
-    let add = |i: usize, sum: &mut f64| {
-        let (a, b) = term(i);
-        *sum = a.mul_add(b, *sum);
-    };
-    let mut sums = lanes.sums;
-    let mut i = 0;
-    while i < length && !(lanes.taken + i).is_multiple_of(LANES) {
-        add(i, &mut sums[(lanes.taken + i) % LANES]);
-        i += 1;
+fn widen_body(values: &[f32], out: &mut [f64]) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out = f64::from(*value);
     }
-    while i + LANES <= length {
-        for (lane, sum) in sums.iter_mut().enumerate() {
-            add(i + lane, sum);
-        }
-        i += LANES;
+}
+
+#[inline(always)]
+fn differ_body(values: &[f32], origin: &[f32], out: &mut [f64]) {
+    for ((out, value), origin) in out.iter_mut().zip(values).zip(origin) {
+        *out = f64::from(*value) - f64::from(*origin);
     }
-    for (lane, sum) in sums.iter_mut().enumerate().take(length - i) {
-        add(i + lane, sum);
-    }
-    lanes.sums = sums;
-    lanes.taken += length;
+}
+
+fn add_products(a: &[f64], b: &[f64], lanes: &mut Lanes) {
+    let b = &b[..a.len()];
+    lanes.add(
+        a.len(),
+        |i, sum| *sum = a[i].mul_add(b[i], *sum),
+        |whole, sums| simd::add_products(a[whole.clone()].as_chunks().0, b[whole].as_chunks().0, sums),
+    );
+}
+
+fn add_values(values: &[f32], lanes: &mut Lanes) {
+    lanes.add(
+        values.len(),
+        |i, sum| *sum += f64::from(values[i]),
+        |whole, sums| simd::add_values(values[whole].as_chunks().0, sums),
+    );
 }

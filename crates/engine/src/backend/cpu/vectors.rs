@@ -1,6 +1,6 @@
 //! Inner products of each vector of a tensor apart: of its rows, or of its columns.
 
-use super::sums::{Lanes, add_pair, pairs};
+use super::sums::{Lanes, add_pairs, pairs};
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
 use crate::statistic::{Along, Gram, Vectors};
 
@@ -27,11 +27,14 @@ impl Cpu {
         let pairs = pairs(inputs.count());
         let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
             let mut grams = Vec::new();
+            let mut lanes = vec![Lanes::default(); pairs.len()];
             self.each_tile(inputs, span, steps, scratch, |tile| {
                 for start in (0..tile.len()).step_by(row as usize) {
                     let part: Vec<&[f32]> = tile.inputs.iter().map(|x| &x[start..start + row as usize]).collect();
                     let row = Tile { inputs: &part, at: tile.at + start as u64 };
-                    grams.push(Gram::from_pairs(inputs.count(), pairs.iter().map(|pair| product(&row, *pair, origin))));
+                    lanes.fill(Lanes::default());
+                    add_pairs(&row, &pairs, origin, &mut lanes);
+                    grams.push(Gram::from_pairs(inputs.count(), lanes.iter().map(Lanes::total)));
                 }
             })?;
             Ok(grams)
@@ -68,12 +71,6 @@ impl Cpu {
         };
         Ok(if sums.is_empty() { Vec::new() } else { (0..columns).map(gram).collect() })
     }
-}
-
-fn product(tile: &Tile<'_>, pair: (usize, usize), origin: Option<usize>) -> f64 {
-    let mut lanes = Lanes::default();
-    add_pair(tile, pair, origin, &mut lanes);
-    lanes.total()
 }
 
 fn add_columns(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Option<usize>, columns: usize, sums: &mut [f64]) {
