@@ -117,7 +117,7 @@ fn unsafe_code_is_only_where_vectors_are_chosen() {
         code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).any(|word| word == "unsafe")
     };
     let found: Vec<&str> = files.lines().filter(has_unsafe).collect();
-    assert_eq!(found, ["crates/engine/src/simd.rs"]);
+    assert!(!found.is_empty() && found.iter().all(|file| file.starts_with("crates/engine/src/simd")), "{found:?}");
 }
 
 #[test]

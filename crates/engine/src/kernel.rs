@@ -1,6 +1,7 @@
 //! Kernels: how one output element comes from the input elements at the same place.
 
 mod combination;
+mod kept;
 mod mask;
 mod task_vectors;
 
@@ -8,11 +9,10 @@ use std::cell::RefCell;
 
 pub(crate) use combination::add_scaled;
 pub use combination::{Scaled, VectorSum, WeightedSum};
+pub use kept::Kept;
 pub use mask::{Draws, Mask, Ranking};
 pub(crate) use task_vectors::subtract;
-pub use task_vectors::{
-    Consensus, ElectedSum, Election, Magnitude, MergedVector, TaskVector, TaskVectorSum, VectorTaskSum,
-};
+pub use task_vectors::{Consensus, ElectedSum, Election, MergedVector, TaskVector, TaskVectorSum, VectorTaskSum};
 
 /// Elements of a tile at most, unless the kernel asks for longer units: a few inputs of this length stay in the L1 cache.
 pub const TILE_MAX: usize = 2048;
@@ -49,6 +49,7 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
 
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static BITS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends a buffer of zeros that is kept from tile to tile.
@@ -68,4 +69,13 @@ pub(crate) fn with_buffer<R>(length: usize, f: impl FnOnce(&mut [f32]) -> R) -> 
     let result = f(&mut buffer[..length]);
     SCRATCH.with_borrow_mut(|buffers| buffers.push(buffer));
     result
+}
+
+/// Lends one bit for each of so many elements, of no particular value. Not to be asked for inside itself.
+pub(crate) fn with_bits<R>(length: usize, f: impl FnOnce(&mut [u64]) -> R) -> R {
+    let words = length.div_ceil(64);
+    BITS.with_borrow_mut(|bits| {
+        bits.resize(bits.len().max(words), 0);
+        f(&mut bits[..words])
+    })
 }

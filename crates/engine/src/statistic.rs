@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernel::Kernel;
+use crate::kernel::{Kept, Kernel, TaskVector};
 
 /// One reduction over all elements of a tensor's inputs. Where it takes kernels, it reduces what they make of the inputs.
 #[derive(Debug, Clone)]
@@ -15,6 +15,9 @@ pub enum Statistic {
     Cuts { of: Vec<Arc<dyn Kernel>>, keep: Vec<(usize, u64)> },
     /// Sums of what each kernel makes, in f64.
     Sums { of: Vec<Arc<dyn Kernel>> },
+    /// L1 norms of each task vector before and after its mask, of which it has one at most, in f64; and what the mask keeps,
+    /// where that is dear to find and there is room for it.
+    Norms { of: Vec<TaskVector> },
     /// Sums, or maxima, over each row of so many elements, for each kernel.
     Rows { of: Vec<Arc<dyn Kernel>>, row: u64, fold: Fold },
 }
@@ -59,7 +62,7 @@ impl Vectors {
 }
 
 /// What came of a [`Statistic`].
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub enum Reduced {
     Gram(Gram),
     VectorGram(Vec<Gram>),
@@ -67,6 +70,8 @@ pub enum Reduced {
     Cuts(Vec<Cut>),
     /// One for each kernel.
     Sums(Vec<f64>),
+    /// One for each task vector.
+    Norms(Vec<Norms>),
     /// For each kernel, one for each row.
     Rows(Vec<Vec<f64>>),
 }
@@ -110,12 +115,30 @@ impl Reduced {
 
     /// # Panics
     /// As [`Reduced::gram`].
+    pub fn norms(&self) -> &[Norms] {
+        match self {
+            Reduced::Norms(norms) => norms,
+            other => unreachable!("asked for norms, got {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// As [`Reduced::gram`].
     pub fn rows(&self) -> &[Vec<f64>] {
         match self {
             Reduced::Rows(rows) => rows,
             other => unreachable!("asked for rows, got {other:?}"),
         }
     }
+}
+
+/// L1 norms of a task vector.
+#[derive(Debug, Clone)]
+pub struct Norms {
+    pub whole: f64,
+    pub masked: f64,
+    /// What the mask keeps, if that was noted.
+    pub kept: Option<Arc<Kept>>,
 }
 
 /// Symmetric matrix of inner products.

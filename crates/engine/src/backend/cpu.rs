@@ -27,6 +27,7 @@ const SPAN_MAX: u64 = 1 << 17;
 pub struct Cpu {
     /// Bytes that may be used, over all threads.
     memory: u64,
+    threads: u64,
     span: u64,
     tile: usize,
     scratch: Mutex<Vec<Scratch>>,
@@ -58,13 +59,13 @@ impl Cpu {
         let bytes_per_element = (inputs as u64 + 1) * 4;
         let per_thread = memory / threads.max(1) as u64;
         let span = (per_thread / bytes_per_element / BLOCK * BLOCK).clamp(BLOCK, SPAN_MAX);
-        Cpu { memory, span, tile: TILE_MAX, scratch: Mutex::default() }
+        Cpu { memory, threads: threads.max(1) as u64, span, tile: TILE_MAX, scratch: Mutex::default() }
     }
 
     /// The same with spans and tiles of a given length, to show that results do not depend on them.
     pub fn with_spans(blocks: u64, tile: usize) -> Cpu {
         assert!(blocks > 0 && (1..=TILE_MAX).contains(&tile));
-        Cpu { memory: 1 << 28, span: blocks * BLOCK, tile, scratch: Mutex::default() }
+        Cpu { memory: 1 << 28, threads: 1, span: blocks * BLOCK, tile, scratch: Mutex::default() }
     }
 
     /// Bytes that the buffers of one thread take for a tensor of `inputs` inputs.
@@ -184,6 +185,7 @@ impl Backend for Cpu {
             }
             Statistic::Cuts { of, keep } => self.cuts(inputs, of, keep).map(Reduced::Cuts),
             Statistic::Sums { of } => self.sums(inputs, of).map(Reduced::Sums),
+            Statistic::Norms { of } => self.norms(inputs, of).map(Reduced::Norms),
             Statistic::Rows { of, row, fold } => self.rows(inputs, of, *row, *fold).map(Reduced::Rows),
         }
     }

@@ -172,21 +172,6 @@ impl ElectedSum {
     }
 }
 
-/// `out = |masked(x - base)|`.
-#[derive(Debug)]
-pub struct Magnitude(pub TaskVector);
-
-impl Kernel for Magnitude {
-    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        self.0.combine(tile, out);
-        out.iter_mut().for_each(|v| *v = v.abs());
-    }
-
-    fn unit(&self) -> u64 {
-        self.0.unit()
-    }
-}
-
 /// A merged task vector.
 #[derive(Debug)]
 pub enum MergedVector {

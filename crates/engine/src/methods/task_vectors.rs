@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
 use crate::kernel::{
-    Consensus, Draws, ElectedSum, Election, Kernel, Magnitude, Mask, MergedVector, Ranking, TaskVector, TaskVectorSum,
+    Consensus, Draws, ElectedSum, Election, Kernel, Mask, MergedVector, Ranking, TaskVector, TaskVectorSum,
 };
 use crate::statistic::{Cut, Reduced, Statistic};
 
@@ -418,13 +418,11 @@ impl TaskVectorMerge {
     }
 
     fn norms(&self, known: &[Reduced]) -> Statistic {
-        let magnitude = |vector| Arc::new(Magnitude(vector)) as Arc<dyn Kernel>;
-        let both = |(k, v): (usize, &Vector)| {
-            let masked =
-                TaskVector { masks: self.first_masks(k, known, 0), ..TaskVector::plain(v.input, self.base, 1.0) };
-            [magnitude(TaskVector::plain(v.input, self.base, 1.0)), magnitude(masked)]
+        let masked = |(k, v): (usize, &Vector)| TaskVector {
+            masks: self.first_masks(k, known, 0),
+            ..TaskVector::plain(v.input, self.base, 1.0)
         };
-        Statistic::Sums { of: self.vectors.iter().enumerate().flat_map(both).collect() }
+        Statistic::Norms { of: self.vectors.iter().enumerate().map(masked).collect() }
     }
 
     fn then_cuts(&self, known: &[Reduced]) -> Statistic {
@@ -452,13 +450,16 @@ impl TaskVectorMerge {
 
     /// The first stage and its rescale.
     fn scaled_masks(&self, k: usize, known: &[Reduced], offset: u64) -> Vec<Mask> {
-        let mut masks = self.first_masks(k, known, offset);
-        if let Some(norms) = self.known(Phase::Norms, known) {
-            let (all, kept) = (norms.sums()[2 * k], norms.sums()[2 * k + 1]);
-            // next to nothing is left as it is
-            if all >= 1e-7 && kept >= 1e-7 && !masks.is_empty() {
-                masks.push(Mask::Scale((all / kept) as f32));
-            }
+        let Some(norms) = self.known(Phase::Norms, known).map(|norms| &norms.norms()[k]) else {
+            return self.first_masks(k, known, offset);
+        };
+        let mut masks = match &norms.kept {
+            Some(kept) => vec![Mask::Kept { kept: kept.clone(), offset }],
+            None => self.first_masks(k, known, offset),
+        };
+        // next to nothing is left as it is
+        if norms.whole >= 1e-7 && norms.masked >= 1e-7 && !masks.is_empty() {
+            masks.push(Mask::Scale((norms.whole / norms.masked) as f32));
         }
         masks
     }

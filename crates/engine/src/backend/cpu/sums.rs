@@ -5,11 +5,14 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
-use crate::kernel::{Kernel, with_buffer};
-use crate::simd::{self, simd_clones};
-use crate::statistic::{Fold, Gram};
+use crate::kernel::{Kept, Kernel, Mask, TaskVector, subtract, with_bits, with_buffer};
+use crate::simd::{self, keep_bits, simd_clones};
+use crate::statistic::{Fold, Gram, Norms};
 
 const LANES: usize = simd::SUM_LANES;
+
+/// The share of the memory that what masks keep may take.
+const KEPT_SHARE: u64 = 2;
 
 /// Elements whose differences are taken at a time, for products: few, so that those of many inputs stay in the L1 cache.
 const STRIP: usize = 256;
@@ -82,6 +85,27 @@ impl Cpu {
         })
     }
 
+    /// L1 norms before and after masks.
+    pub(super) fn norms(&self, inputs: &dyn TensorInputs, of: &[TaskVector]) -> Result<Vec<Norms>, ExecuteError> {
+        let unit = of.iter().map(|k| k.unit()).max().unwrap_or(1);
+        let dear = |vector: &&TaskVector| vector.masks.iter().any(Mask::is_dear);
+        let bytes = of.iter().filter(dear).count() as u64 * Kept::bytes(inputs.elements());
+        let has_room = bytes <= self.memory / KEPT_SHARE / self.threads;
+        let kept: Vec<Option<Arc<Kept>>> = of
+            .iter()
+            .map(|vector| (has_room && dear(&vector)).then(|| Arc::new(Kept::none(inputs.elements()))))
+            .collect();
+        let sums = self.block_sums(inputs, unit, 2 * of.len(), |tile, lanes| {
+            with_buffer(tile.len(), |deltas| {
+                for ((vector, kept), lanes) in of.iter().zip(&kept).zip(lanes.as_chunks_mut::<2>().0) {
+                    add_norms(vector, tile, kept.as_deref(), deltas, lanes);
+                }
+            });
+        })?;
+        let norms = sums.as_chunks::<2>().0.iter().zip(kept);
+        Ok(norms.map(|([whole, masked], kept)| Norms { whole: *whole, masked: *masked, kept }).collect())
+    }
+
     /// `sums` numbers over all elements: `add` takes a tile into the lanes of its block.
     fn block_sums(
         &self,
@@ -138,6 +162,39 @@ impl Cpu {
         }
         Ok(all)
     }
+}
+
+/// Adds the magnitudes of all deltas to the first lanes, of those that are kept to the second.
+fn add_norms(
+    vector: &TaskVector,
+    tile: &Tile<'_>,
+    kept: Option<&Kept>,
+    deltas: &mut [f32],
+    [whole, masked]: &mut [Lanes; 2],
+) {
+    subtract(tile.inputs[vector.input], tile.inputs[vector.base], deltas);
+    with_bits(deltas.len(), |bits| {
+        let mask = vector.masks.first();
+        if let Some(mask) = mask {
+            mask.choose(tile.at, deltas, bits);
+        }
+        make_magnitudes(deltas);
+        add_values(deltas, whole);
+        if mask.is_some() {
+            keep_bits(deltas, bits);
+        }
+        add_values(deltas, masked);
+        if let Some(kept) = kept {
+            kept.keep(tile.at, deltas.len(), bits);
+        }
+    });
+}
+
+simd_clones! { fn make_magnitudes(values: &mut [f32]) = make_magnitudes_body; }
+
+#[inline(always)]
+fn make_magnitudes_body(values: &mut [f32]) {
+    values.iter_mut().for_each(|value| *value = value.abs());
 }
 
 fn fold_row(row: &[f32], fold: Fold) -> f64 {
