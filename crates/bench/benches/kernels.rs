@@ -98,11 +98,12 @@ fn combine(c: &mut Criterion) {
 fn reduce(c: &mut Criterion) {
     let memory = Memory::of(4);
     let cpu = Cpu::new(1 << 28, 1, 4);
-    let of = || vectors(false).into_iter().map(|v| std::sync::Arc::new(v) as std::sync::Arc<dyn Kernel>).collect();
+    let of =
+        || vectors(false).into_iter().map(|v| std::sync::Arc::new(v) as std::sync::Arc<dyn Kernel>).collect::<Vec<_>>();
     let keep = (0..3).map(|k| (k, ELEMENTS as u64 / 2)).collect();
     let statistics = [
         ("gram", Statistic::Gram { origin: Some(0) }),
-        ("sums", Statistic::Sums { of: of() }),
+        ("sums", Statistic::Sums { of: std::sync::Arc::new(of()) }),
         ("cuts", Statistic::Cuts { of: of(), keep }),
     ];
     let mut group = c.benchmark_group("reduce");

@@ -6,9 +6,10 @@ mod mask;
 mod task_vectors;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
-pub(crate) use combination::add_scaled;
 pub use combination::{Scaled, VectorSum, WeightedSum};
+pub(crate) use combination::{add_scaled, divide};
 pub use kept::Kept;
 pub use mask::{Draws, Mask, Ranking};
 pub(crate) use task_vectors::subtract;
@@ -47,8 +48,42 @@ pub trait Kernel: Send + Sync + std::fmt::Debug {
     }
 }
 
+/// Several elementwise functions that share work.
+pub trait Kernels: Send + Sync + std::fmt::Debug {
+    fn count(&self) -> usize;
+
+    /// Gives each function's number and its results for the tile.
+    fn each(&self, tile: &Tile<'_>, take: &mut dyn FnMut(usize, &[f32]));
+
+    /// As [`Kernel::unit`].
+    fn unit(&self) -> u64 {
+        1
+    }
+}
+
+/// Kernels that share nothing.
+impl Kernels for Vec<Arc<dyn Kernel>> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn each(&self, tile: &Tile<'_>, take: &mut dyn FnMut(usize, &[f32])) {
+        with_buffer(tile.len(), |values| {
+            for (which, kernel) in self.iter().enumerate() {
+                kernel.combine(tile, values);
+                take(which, values);
+            }
+        });
+    }
+
+    fn unit(&self) -> u64 {
+        self.iter().map(|kernel| kernel.unit()).max().unwrap_or(1)
+    }
+}
+
 thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+    static DOUBLES: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
     static BITS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -77,5 +112,13 @@ pub(crate) fn with_bits<R>(length: usize, f: impl FnOnce(&mut [u64]) -> R) -> R 
     BITS.with_borrow_mut(|bits| {
         bits.resize(bits.len().max(words), 0);
         f(&mut bits[..words])
+    })
+}
+
+/// Lends numbers of no particular value. Not to be asked for inside itself.
+pub(crate) fn with_doubles<R>(length: usize, f: impl FnOnce(&mut [f64]) -> R) -> R {
+    DOUBLES.with_borrow_mut(|doubles| {
+        doubles.resize(doubles.len().max(length), 0.0);
+        f(&mut doubles[..length])
     })
 }

@@ -65,15 +65,24 @@ pub(crate) fn log(x: f64) -> f64 {
 }
 
 simd_clones! {
-    /// `out = exp(x - shift)`.
-    pub(crate) fn exp_below(x: &[f32], shift: f64, out: &mut [f32]) = exp_below_body;
+    /// `out = exp(x - shift)`; gives their sum, taken in eight lanes.
+    pub(crate) fn exp_below(x: &[f32], shift: f64, out: &mut [f64]) -> f64 = exp_below_body;
 }
 
 #[inline(always)]
-fn exp_below_body(x: &[f32], shift: f64, out: &mut [f32]) {
+fn exp_below_body(x: &[f32], shift: f64, out: &mut [f64]) -> f64 {
     for (out, x) in out.iter_mut().zip(x) {
-        *out = exp(f64::from(*x) - shift) as f32;
+        *out = exp(f64::from(*x) - shift);
     }
+    let (eights, rest) = out[..x.len()].as_chunks::<8>();
+    let mut lanes = [0.0; 8];
+    for eight in eights {
+        for (lane, value) in lanes.iter_mut().zip(eight) {
+            *lane += value;
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = lanes;
+    ((a + e) + (c + g)) + ((b + f) + (d + h)) + rest.iter().sum::<f64>()
 }
 
 #[cfg(test)]

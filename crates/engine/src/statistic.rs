@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::kernel::{Kept, Kernel, TaskVector};
+use crate::kernel::{Kept, Kernel, Kernels, TaskVector};
 
 /// One reduction over all elements of a tensor's inputs. Where it takes kernels, it reduces what they make of the inputs.
 #[derive(Debug, Clone)]
@@ -14,18 +14,12 @@ pub enum Statistic {
     /// Exact cuts: of the magnitudes that the first number's kernel makes, the second number's largest.
     Cuts { of: Vec<Arc<dyn Kernel>>, keep: Vec<(usize, u64)> },
     /// Sums of what each kernel makes, in f64.
-    Sums { of: Vec<Arc<dyn Kernel>> },
+    Sums { of: Arc<dyn Kernels> },
     /// L1 norms of each task vector before and after its mask, of which it has one at most, in f64; and what the mask keeps,
     /// where that is dear to find and there is room for it.
     Norms { of: Vec<TaskVector> },
-    /// Sums, or maxima, over each row of so many elements, for each kernel.
-    Rows { of: Vec<Arc<dyn Kernel>>, row: u64, fold: Fold },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fold {
-    Sum,
-    Max,
+    /// Sums over each row of so many elements, for each kernel.
+    Rows { of: Vec<Arc<dyn Kernel>>, row: u64 },
 }
 
 /// How a tensor of `rows * columns` elements falls into vectors.

@@ -184,9 +184,9 @@ impl Backend for Cpu {
                 self.vector_gram(inputs, *origin, *vectors).map(Reduced::VectorGram)
             }
             Statistic::Cuts { of, keep } => self.cuts(inputs, of, keep).map(Reduced::Cuts),
-            Statistic::Sums { of } => self.sums(inputs, of).map(Reduced::Sums),
+            Statistic::Sums { of } => self.sums(inputs, of.as_ref()).map(Reduced::Sums),
             Statistic::Norms { of } => self.norms(inputs, of).map(Reduced::Norms),
-            Statistic::Rows { of, row, fold } => self.rows(inputs, of, *row, *fold).map(Reduced::Rows),
+            Statistic::Rows { of, row } => self.rows(inputs, of, *row).map(Reduced::Rows),
         }
     }
 

@@ -59,7 +59,7 @@ impl Kernel for VectorSum {
 }
 
 simd_clones! { pub(crate) fn add_scaled(x: &[f32], coefficient: f32, sum: &mut [f32]) = add_scaled_body; }
-simd_clones! { pub(super) fn divide(sum: &mut [f32], divisor: f32) = divide_body; }
+simd_clones! { pub(crate) fn divide(sum: &mut [f32], divisor: f32) = divide_body; }
 
 #[inline(always)]
 fn add_scaled_body(x: &[f32], coefficient: f32, sum: &mut [f32]) {

@@ -151,9 +151,10 @@ impl ElectedSum {
     pub(crate) fn write_sum(&self, tile: &Tile<'_>, out: &mut [f32]) {
         let length = out.len();
         // the votes of every vector, then the ballot, then the divisor
-        with_scratch((self.vectors.len() + 2) * length, |scratch| {
-            let (votes, rest) = scratch.split_at_mut(self.vectors.len() * length);
-            let (ballot, divisor) = rest.split_at_mut(length);
+        with_buffer((self.vectors.len() + 2) * length, |buffer| {
+            let (votes, sums) = buffer.split_at_mut(self.vectors.len() * length);
+            sums.fill(0.0);
+            let (ballot, divisor) = sums.split_at_mut(length);
             for (vector, votes) in self.vectors.iter().zip(votes.chunks_mut(length)) {
                 vector.write_masked(tile, votes);
                 match self.election {

@@ -6,10 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Inputs, Merge, Method, TaskParameters, TooFew};
-use crate::kernel::{Kernel, Tile};
+use crate::kernel::{Kernel, Tile, with_doubles};
 use crate::simd::simd_clones;
 use crate::special::{self, exp_below};
-use crate::statistic::{Fold, Reduced, Statistic};
+use crate::statistic::{Reduced, Statistic};
 
 pub struct ArceeFusion;
 
@@ -55,33 +55,17 @@ struct FusionMerge {
 const PROBABILITY_MIN: f64 = 1e-8;
 
 impl Merge for FusionMerge {
-    /// Row maxima, then sums of exponentials, then divergences, then quartiles of the scores.
+    /// Divergences of the rows, then quartiles of the scores.
     fn statistic(&self, known: &[Reduced]) -> Option<Statistic> {
-        let Pair { a, b, row } = self.pair;
         if self.elements == 0 {
             return None;
         }
         match known {
-            [] => Some(Statistic::Rows { of: vec![Arc::new(Input(a)), Arc::new(Input(b))], row, fold: Fold::Max }),
-            [maxima] => {
-                let exponential = |input, which: usize| {
-                    let maxima: Arc<[f64]> = maxima.rows()[which].as_slice().into();
-                    Arc::new(Exponential { input, row, maxima }) as Arc<dyn Kernel>
-                };
-                Some(Statistic::Rows { of: vec![exponential(a, 0), exponential(b, 1)], row, fold: Fold::Sum })
+            [] => {
+                let divergence = Arc::new(Divergence { pair: self.pair });
+                Some(Statistic::Rows { of: vec![divergence], row: self.pair.row })
             }
-            [maxima, sums] => {
-                let logs = |which: usize| -> Arc<[f64]> {
-                    maxima.rows()[which]
-                        .iter()
-                        .zip(&sums.rows()[which])
-                        .map(|(max, sum)| max + libm::log(*sum))
-                        .collect()
-                };
-                let divergence = Divergence { pair: self.pair, of_a: logs(0), of_b: logs(1) };
-                Some(Statistic::Rows { of: vec![Arc::new(divergence)], row, fold: Fold::Sum })
-            }
-            [_, _, divergences] => {
+            [divergences] => {
                 // the element at rank r in ascending order is the least of the n - r largest
                 let rank = |q: f64| (q * (self.elements - 1) as f64).floor() as u64;
                 let keep = [0.25, 0.5, 0.75].map(|q| (0, self.elements - rank(q))).to_vec();
@@ -92,7 +76,7 @@ impl Merge for FusionMerge {
     }
 
     fn kernel(&self, known: &[Reduced], _: u64) -> Result<Box<dyn Kernel>, String> {
-        let [_, _, divergences, quartiles] = known else {
+        let [divergences, quartiles] = known else {
             return Ok(Box::new(Input(self.pair.a)));
         };
         let [q1, median, q3] = [0, 1, 2].map(|i| f64::from(quartiles.cuts()[i].value()));
@@ -118,36 +102,28 @@ impl Kernel for Input {
     }
 }
 
-/// `out = exp(x - max of its row)`.
-#[derive(Debug)]
-struct Exponential {
-    input: usize,
-    row: u64,
-    maxima: Arc<[f64]>,
-}
-
-impl Kernel for Exponential {
-    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        for (row, part) in parts(tile, self.row) {
-            exp_below(&tile.inputs[self.input][part.clone()], self.maxima[row], &mut out[part]);
-        }
-    }
-}
-
-/// `out = p log(p / q)`, p and q the softmax of b's and a's row; `of_a` and `of_b` are the logarithms of their sums.
+/// `out = p log(p / q)`, p and q the softmax of b's and a's row.
 #[derive(Debug)]
 struct Divergence {
     pair: Pair,
-    of_a: Arc<[f64]>,
-    of_b: Arc<[f64]>,
 }
 
 impl Kernel for Divergence {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        for (row, part) in parts(tile, self.pair.row) {
-            let (a, b) = (&tile.inputs[self.pair.a][part.clone()], &tile.inputs[self.pair.b][part.clone()]);
-            diverge(a, self.of_a[row], b, self.of_b[row], &mut out[part]);
-        }
+        let row = self.pair.row as usize;
+        let rows = tile.inputs[self.pair.a].chunks(row).zip(tile.inputs[self.pair.b].chunks(row));
+        with_doubles(2 * row, |exponentials| {
+            let (of_a, of_b) = exponentials.split_at_mut(row);
+            for ((a, b), out) in rows.zip(out.chunks_mut(row)) {
+                let sum_of_a = exp_below(a, largest(a), of_a);
+                let sum_of_b = exp_below(b, largest(b), of_b);
+                diverge(of_a, sum_of_a, of_b, sum_of_b, out);
+            }
+        });
+    }
+
+    fn unit(&self) -> u64 {
+        self.pair.row
     }
 }
 
@@ -160,15 +136,31 @@ fn parts(tile: &Tile<'_>, row: u64) -> impl Iterator<Item = (usize, Range<usize>
     })
 }
 
-simd_clones! { fn diverge(a: &[f32], of_a: f64, b: &[f32], of_b: f64, out: &mut [f32]) = diverge_body; }
+simd_clones! { fn largest(values: &[f32]) -> f64 = largest_body; }
+simd_clones! { fn diverge(a: &[f64], sum_of_a: f64, b: &[f64], sum_of_b: f64, out: &mut [f32]) = diverge_body; }
 simd_clones! { fn score(a: &[f32], b: &[f32], divergence: f32, out: &mut [f32]) = score_body; }
 simd_clones! { fn choose(a: &[f32], b: &[f32], threshold: f32, out: &mut [f32]) = choose_body; }
 
 #[inline(always)]
-fn diverge_body(a: &[f32], of_a: f64, b: &[f32], of_b: f64, out: &mut [f32]) {
+fn largest_body(values: &[f32]) -> f64 {
+    let larger = |largest: f32, value: &f32| if *value > largest { *value } else { largest };
+    let (sixteens, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for sixteen in sixteens {
+        for (lane, value) in lanes.iter_mut().zip(sixteen) {
+            *lane = larger(*lane, value);
+        }
+    }
+    f64::from(lanes.iter().chain(rest).fold(f32::NEG_INFINITY, larger))
+}
+
+/// `a` and `b` are exponentials, not yet divided by their sums.
+#[inline(always)]
+fn diverge_body(a: &[f64], sum_of_a: f64, b: &[f64], sum_of_b: f64, out: &mut [f32]) {
+    let (of_a, of_b) = (1.0 / sum_of_a, 1.0 / sum_of_b);
     for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
-        let p = special::exp(f64::from(*b) - of_b) + PROBABILITY_MIN;
-        let q = special::exp(f64::from(*a) - of_a) + PROBABILITY_MIN;
+        let p = b.mul_add(of_b, PROBABILITY_MIN);
+        let q = a.mul_add(of_a, PROBABILITY_MIN);
         *out = (p * special::log(p / q)) as f32;
     }
 }

@@ -101,7 +101,8 @@ impl Merge for RamMerge {
             let count = |input: usize, shared| {
                 Arc::new(Touched { touch: self.touch.clone(), input, shared }) as Arc<dyn Kernel>
             };
-            Statistic::Sums { of: self.touch.others.iter().flat_map(|i| [count(*i, true), count(*i, false)]).collect() }
+            let counts = self.touch.others.iter().flat_map(|i| [count(*i, true), count(*i, false)]);
+            Statistic::Sums { of: Arc::new(counts.collect::<Vec<_>>()) }
         })
     }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
-use crate::kernel::{Kernel, Tile, add_scaled, subtract, with_scratch};
+use crate::kernel::{Kernel, Kernels, Tile, add_scaled, divide as divide_all, subtract, with_buffer, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::{Cut, Reduced, Statistic, TileCut};
 
@@ -61,12 +61,12 @@ impl Merge for SceMerge {
             return None;
         }
         match (self.selects, known.len()) {
-            (true, 0) => Some(Statistic::Sums { of: vec![Arc::new(Varies(variance()))] }),
+            (true, 0) => Some(Statistic::Sums { of: Arc::new(vec![Arc::new(Varies(variance())) as Arc<dyn Kernel>]) }),
             (true, 1) => {
                 let count = (known[0].sums()[0] * self.topk) as u64;
                 Some(Statistic::Cuts { of: vec![Arc::new(variance())], keep: vec![(0, count)] })
             }
-            (true, 2) | (false, 0) => Some(self.energies(known)),
+            (true, 2) | (false, 0) => Some(Statistic::Sums { of: Arc::new(Energies(self.selected(known))) }),
             _ => None,
         }
     }
@@ -92,12 +92,6 @@ impl SceMerge {
         let cut = if self.selects && known.len() > 1 { known[1].cuts()[0] } else { Cut::KEEP_ALL };
         Selected { variance: Variance { base: self.base, others: self.others.clone() }, cut, selects: self.selects }
     }
-
-    fn energies(&self, known: &[Reduced]) -> Statistic {
-        let energy =
-            |input: &usize| Arc::new(Energy { selected: self.selected(known), input: *input }) as Arc<dyn Kernel>;
-        Statistic::Sums { of: self.others.iter().map(energy).collect() }
-    }
 }
 
 /// Population variance of the deltas, over the models.
@@ -113,11 +107,12 @@ impl Kernel for Variance {
         let n = self.others.len() as f32;
         with_scratch(out.len(), |means| {
             for input in self.others.iter() {
-                add_share(tile.inputs[*input], base, n, means);
+                add_difference(tile.inputs[*input], base, means);
             }
+            divide_all(means, n);
             out.fill(0.0);
             for input in self.others.iter() {
-                add_square_off(tile.inputs[*input], base, means, n, out);
+                add_square_off(tile.inputs[*input], base, means, 1.0 / n, out);
             }
         });
     }
@@ -157,19 +152,26 @@ impl Selected {
     }
 }
 
+/// Squares of the selected deltas of each model but the base.
 #[derive(Debug)]
-struct Energy {
-    selected: Selected,
-    input: usize,
-}
+struct Energies(Selected);
 
-impl Kernel for Energy {
-    fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
-        with_scratch(out.len(), |mask| {
-            self.selected.write_mask(tile, mask);
-            self.selected.write_delta(tile, self.input, mask, out);
+impl Kernels for Energies {
+    fn count(&self) -> usize {
+        self.0.variance.others.len()
+    }
+
+    fn each(&self, tile: &Tile<'_>, take: &mut dyn FnMut(usize, &[f32])) {
+        with_buffer(tile.len(), |mask| {
+            self.0.write_mask(tile, mask);
+            with_buffer(tile.len(), |squares| {
+                for (which, input) in self.0.variance.others.iter().enumerate() {
+                    self.0.write_delta(tile, *input, mask, squares);
+                    square(squares);
+                    take(which, squares);
+                }
+            });
         });
-        square(out);
     }
 }
 
@@ -185,10 +187,11 @@ impl Kernel for SceKernel {
         let base = tile.inputs[self.selected.variance.base];
         let length = out.len();
         out.fill(0.0);
-        with_scratch((self.weights.len() + 3) * length, |scratch| {
-            let (mask, rest) = scratch.split_at_mut(length);
-            let (ballot, rest) = rest.split_at_mut(length);
-            let (divisor, deltas) = rest.split_at_mut(length);
+        with_buffer((self.weights.len() + 3) * length, |buffer| {
+            let (sums, rest) = buffer.split_at_mut(2 * length);
+            sums.fill(0.0);
+            let (ballot, divisor) = sums.split_at_mut(length);
+            let (mask, deltas) = rest.split_at_mut(length);
             self.selected.write_mask(tile, mask);
             for (input, deltas) in self.selected.variance.others.iter().zip(deltas.chunks_mut(length)) {
                 self.selected.write_delta(tile, *input, mask, deltas);
@@ -203,8 +206,8 @@ impl Kernel for SceKernel {
     }
 }
 
-simd_clones! { fn add_share(x: &[f32], base: &[f32], n: f32, means: &mut [f32]) = add_share_body; }
-simd_clones! { fn add_square_off(x: &[f32], base: &[f32], means: &[f32], n: f32, out: &mut [f32]) = add_square_off_body; }
+simd_clones! { fn add_difference(x: &[f32], base: &[f32], sum: &mut [f32]) = add_difference_body; }
+simd_clones! { fn add_square_off(x: &[f32], base: &[f32], means: &[f32], share: f32, out: &mut [f32]) = add_square_off_body; }
 simd_clones! { fn mark_non_zero(out: &mut [f32]) = mark_non_zero_body; }
 simd_clones! { fn mark_kept(mask: &mut [f32], cut: TileCut) = mark_kept_body; }
 simd_clones! { fn select(mask: &[f32], deltas: &mut [f32]) = select_body; }
@@ -217,17 +220,17 @@ simd_clones! {
 simd_clones! { fn divide(divisor: &[f32], out: &mut [f32]) = divide_body; }
 
 #[inline(always)]
-fn add_share_body(x: &[f32], base: &[f32], n: f32, means: &mut [f32]) {
-    for ((mean, x), base) in means.iter_mut().zip(x).zip(base) {
-        *mean += (x - base) / n;
+fn add_difference_body(x: &[f32], base: &[f32], sum: &mut [f32]) {
+    for ((sum, x), base) in sum.iter_mut().zip(x).zip(base) {
+        *sum += x - base;
     }
 }
 
 #[inline(always)]
-fn add_square_off_body(x: &[f32], base: &[f32], means: &[f32], n: f32, out: &mut [f32]) {
+fn add_square_off_body(x: &[f32], base: &[f32], means: &[f32], share: f32, out: &mut [f32]) {
     for (((out, mean), x), base) in out.iter_mut().zip(means).zip(x).zip(base) {
         let off = (x - base) - mean;
-        *out = (off / n).mul_add(off, *out);
+        *out = (off * share).mul_add(off, *out);
     }
 }
 

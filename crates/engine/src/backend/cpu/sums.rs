@@ -1,13 +1,12 @@
 //! Sums in f64: 32 lanes inside a block, lanes and blocks added pairwise.
 
-use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
-use crate::kernel::{Kept, Kernel, Mask, TaskVector, subtract, with_bits, with_buffer};
+use crate::kernel::{Kept, Kernel, Kernels, Mask, TaskVector, subtract, with_bits, with_buffer, with_doubles};
 use crate::simd::{self, keep_bits, simd_clones};
-use crate::statistic::{Fold, Gram, Norms};
+use crate::statistic::{Gram, Norms};
 
 const LANES: usize = simd::SUM_LANES;
 
@@ -73,15 +72,9 @@ impl Cpu {
     }
 
     /// Sums of what the kernels make.
-    pub(super) fn sums(&self, inputs: &dyn TensorInputs, of: &[Arc<dyn Kernel>]) -> Result<Vec<f64>, ExecuteError> {
-        let unit = of.iter().map(|k| k.unit()).max().unwrap_or(1);
-        self.block_sums(inputs, unit, of.len(), |tile, lanes| {
-            with_buffer(tile.len(), |values| {
-                for (kernel, lanes) in of.iter().zip(lanes) {
-                    kernel.combine(tile, values);
-                    add_values(values, lanes);
-                }
-            });
+    pub(super) fn sums(&self, inputs: &dyn TensorInputs, of: &dyn Kernels) -> Result<Vec<f64>, ExecuteError> {
+        self.block_sums(inputs, of.unit(), of.count(), |tile, lanes| {
+            of.each(tile, &mut |which, values| add_values(values, &mut lanes[which]));
         })
     }
 
@@ -139,7 +132,6 @@ impl Cpu {
         inputs: &dyn TensorInputs,
         of: &[Arc<dyn Kernel>],
         row: u64,
-        fold: Fold,
     ) -> Result<Vec<Vec<f64>>, ExecuteError> {
         let steps = self.steps(row);
         let spans = self.map_spans(inputs.elements(), steps.span, |span, scratch| {
@@ -148,7 +140,7 @@ impl Cpu {
                 with_buffer(tile.len(), |values| {
                     for (kernel, rows) in of.iter().zip(&mut rows) {
                         kernel.combine(tile, values);
-                        rows.extend(values.chunks(row as usize).map(|row| fold_row(row, fold)));
+                        rows.extend(values.chunks(row as usize).map(sum));
                     }
                 });
             })?;
@@ -197,15 +189,10 @@ fn make_magnitudes_body(values: &mut [f32]) {
     values.iter_mut().for_each(|value| *value = value.abs());
 }
 
-fn fold_row(row: &[f32], fold: Fold) -> f64 {
-    match fold {
-        Fold::Max => f64::from(row.iter().copied().fold(f32::NEG_INFINITY, f32::max)),
-        Fold::Sum => {
-            let mut lanes = Lanes::default();
-            add_values(row, &mut lanes);
-            lanes.total()
-        }
-    }
+fn sum(row: &[f32]) -> f64 {
+    let mut lanes = Lanes::default();
+    add_values(row, &mut lanes);
+    lanes.total()
 }
 
 fn pairwise(blocks: &[Vec<f64>], which: usize) -> f64 {
@@ -223,8 +210,7 @@ fn pairwise(blocks: &[Vec<f64>], which: usize) -> f64 {
 /// are taken in f64, so that nearly equal models keep their digits.
 pub(super) fn add_pairs(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Option<usize>, lanes: &mut [Lanes]) {
     let count = tile.inputs.len();
-    STRIPS.with_borrow_mut(|strips| {
-        strips.resize(strips.len().max(count * STRIP), 0.0);
+    with_doubles(count * STRIP, |strips| {
         for start in (0..tile.len()).step_by(STRIP) {
             let part = start..(start + STRIP).min(tile.len());
             let length = part.len();
@@ -241,10 +227,6 @@ pub(super) fn add_pairs(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Optio
             }
         }
     });
-}
-
-thread_local! {
-    static STRIPS: RefCell<Vec<f64>> = const { RefCell::new(Vec::new()) };
 }
 
 simd_clones! { fn widen(values: &[f32], out: &mut [f64]) = widen_body; }
