@@ -12,8 +12,8 @@ pub use combination::{Scaled, VectorSum, WeightedSum};
 pub(crate) use combination::{add_scaled, divide};
 pub use kept::Kept;
 pub use mask::{Draws, Mask, Ranking};
-pub(crate) use task_vectors::subtract;
 pub use task_vectors::{Consensus, ElectedSum, Election, MergedVector, TaskVector, TaskVectorSum, VectorTaskSum};
+pub(crate) use task_vectors::{add_to_base, subtract};
 
 /// Elements of a tile at most, unless the kernel asks for longer units: a few inputs of this length stay in the L1 cache.
 pub const TILE_MAX: usize = 2048;

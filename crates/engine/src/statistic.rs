@@ -1,5 +1,6 @@
 //! Reductions over a tensor's inputs: what a method may ask for before it can make its coefficients.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::kernel::{Kept, Kernel, Kernels, TaskVector};
@@ -46,12 +47,19 @@ impl Vectors {
         }
     }
 
-    /// Which vector the element at this index of the tensor belongs to.
-    pub fn of(self, index: u64) -> u64 {
-        match self.along {
-            Along::Rows => index / self.columns,
-            Along::Columns => index % self.columns,
-        }
+    /// `length` elements from `at` on, in parts: the elements of a part, counted from `at`, and the vectors that they
+    /// belong to, which is one for all of them or one for each.
+    pub fn parts(self, at: u64, length: usize) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let columns = self.columns.max(1);
+        let end = at + length as u64;
+        (at / columns..end.div_ceil(columns)).map(move |row| {
+            let (first, last) = ((row * columns).max(at), ((row + 1) * columns).min(end));
+            let vectors = match self.along {
+                Along::Rows => row..row + 1,
+                Along::Columns => first - row * columns..last - row * columns,
+            };
+            ((first - at) as usize..(last - at) as usize, vectors.start as usize..vectors.end as usize)
+        })
     }
 }
 

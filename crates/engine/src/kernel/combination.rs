@@ -50,21 +50,37 @@ impl Kernel for VectorSum {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
         out.fill(0.0);
         for (input, coefficients) in tile.inputs.iter().zip(&self.coefficients) {
-            for (i, (out, x)) in out.iter_mut().zip(*input).enumerate() {
-                let vector = self.vectors.of(tile.at + i as u64);
-                *out = x.mul_add(coefficients[vector as usize], *out);
-            }
+            add_by_vector(self.vectors, tile.at, input, coefficients, out);
+        }
+    }
+}
+
+/// Adds the elements from `at` of the tensor on, each times the coefficient of its vector.
+pub(super) fn add_by_vector(vectors: Vectors, at: u64, x: &[f32], coefficients: &[f32], sum: &mut [f32]) {
+    for (part, of) in vectors.parts(at, x.len()) {
+        let (x, sum) = (&x[part.clone()], &mut sum[part]);
+        match coefficients[of] {
+            [coefficient] => add_scaled(x, coefficient, sum),
+            ref each => add_weighted(x, each, sum),
         }
     }
 }
 
 simd_clones! { pub(crate) fn add_scaled(x: &[f32], coefficient: f32, sum: &mut [f32]) = add_scaled_body; }
+simd_clones! { fn add_weighted(x: &[f32], coefficients: &[f32], sum: &mut [f32]) = add_weighted_body; }
 simd_clones! { pub(crate) fn divide(sum: &mut [f32], divisor: f32) = divide_body; }
 
 #[inline(always)]
 fn add_scaled_body(x: &[f32], coefficient: f32, sum: &mut [f32]) {
     for (s, x) in sum.iter_mut().zip(x) {
         *s = x.mul_add(coefficient, *s);
+    }
+}
+
+#[inline(always)]
+fn add_weighted_body(x: &[f32], coefficients: &[f32], sum: &mut [f32]) {
+    for ((s, x), coefficient) in sum.iter_mut().zip(x).zip(coefficients) {
+        *s = x.mul_add(*coefficient, *s);
     }
 }
 

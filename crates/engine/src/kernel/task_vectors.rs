@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::combination::{add_scaled, divide};
+use super::combination::{add_by_vector, add_scaled, divide};
 use super::{Kernel, Mask, Tile, with_buffer, with_scratch};
 use crate::simd::simd_clones;
 use crate::statistic::Vectors;
@@ -105,13 +105,13 @@ impl Kernel for VectorTaskSum {
     fn combine(&self, tile: &Tile<'_>, out: &mut [f32]) {
         let base = tile.inputs[self.base];
         out.copy_from_slice(base);
-        for (input, coefficients) in tile.inputs.iter().zip(&self.coefficients) {
-            let Some(coefficients) = coefficients else { continue };
-            for (i, ((out, x), base)) in out.iter_mut().zip(*input).zip(base).enumerate() {
-                let vector = self.vectors.of(tile.at + i as u64);
-                *out = (x - base).mul_add(coefficients[vector as usize], *out);
+        with_buffer(out.len(), |deltas| {
+            for (input, coefficients) in tile.inputs.iter().zip(&self.coefficients) {
+                let Some(coefficients) = coefficients else { continue };
+                subtract(input, base, deltas);
+                add_by_vector(self.vectors, tile.at, deltas, coefficients, out);
             }
-        }
+        });
     }
 }
 
@@ -224,7 +224,7 @@ impl Kernel for Consensus {
 
 simd_clones! { pub(crate) fn subtract(x: &[f32], base: &[f32], deltas: &mut [f32]) = subtract_body; }
 simd_clones! { fn add_delta(x: &[f32], base: &[f32], coefficient: f32, sum: &mut [f32]) = add_delta_body; }
-simd_clones! { fn add_to_base(base: &[f32], scale: f32, sum: &mut [f32]) = add_to_base_body; }
+simd_clones! { pub(crate) fn add_to_base(base: &[f32], scale: f32, sum: &mut [f32]) = add_to_base_body; }
 simd_clones! { fn vote_by_mass(votes: &mut [f32], coefficient: f32, ballot: &mut [f32]) = vote_by_mass_body; }
 simd_clones! { fn vote_by_count(votes: &mut [f32], coefficient: f32, ballot: &mut [f32]) = vote_by_count_body; }
 simd_clones! { fn add_elected(votes: &[f32], weight: f32, ballot: &[f32], sum: &mut [f32], divisor: &mut [f32]) = add_elected_body; }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{About, Base, Cost, Default, Inputs, Merge, Method, Parameter, Scope, TaskParameters};
-use crate::kernel::{Kernel, Tile, with_scratch};
+use crate::kernel::{Kernel, Tile, add_to_base, with_scratch};
 use crate::statistic::{Cut, Reduced, Statistic};
 
 pub struct Pcb;
@@ -189,6 +189,6 @@ impl Kernel for PcbKernel {
             }
             out.iter_mut().zip(divisor).for_each(|(out, divisor)| *out /= if *divisor > 0.0 { *divisor } else { 1.0 });
         });
-        out.iter_mut().zip(base).for_each(|(out, base)| *out = out.mul_add(self.lambda, *base));
+        add_to_base(base, self.lambda, out);
     }
 }

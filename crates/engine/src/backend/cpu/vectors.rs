@@ -2,6 +2,7 @@
 
 use super::sums::{Lanes, add_pairs, pairs};
 use super::{Cpu, ExecuteError, TensorInputs, Tile};
+use crate::simd::simd_clones;
 use crate::statistic::{Along, Gram, Vectors};
 
 /// Groups of rows whose column sums are added pairwise: few, since each holds a sum for every column.
@@ -59,7 +60,7 @@ impl Cpu {
             while at < span.end {
                 let end = (at + steps.span).min(span.end);
                 self.each_tile(inputs, at..end, steps, scratch, |tile| {
-                    add_columns(tile, &pairs, origin, columns, &mut sums)
+                    add_columns(tile, &pairs, origin, vectors, &mut sums)
                 })?;
                 at = end;
             }
@@ -73,20 +74,35 @@ impl Cpu {
     }
 }
 
-fn add_columns(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Option<usize>, columns: usize, sums: &mut [f64]) {
-    let first = (tile.at % columns as u64) as usize;
-    for (pair, (i, j)) in pairs.iter().enumerate() {
-        if origin.is_some_and(|o| o == *i || o == *j) {
-            continue;
+fn add_columns(tile: &Tile<'_>, pairs: &[(usize, usize)], origin: Option<usize>, vectors: Vectors, sums: &mut [f64]) {
+    let columns = vectors.columns as usize;
+    for (part, of) in vectors.parts(tile.at, tile.len()) {
+        let input = |i: usize| &tile.inputs[i][part.clone()];
+        for (pair, (i, j)) in pairs.iter().enumerate().filter(|(_, (i, j))| origin != Some(*i) && origin != Some(*j)) {
+            let sums = &mut sums[pair * columns..][of.clone()];
+            match origin {
+                None => add_each(input(*i), input(*j), sums),
+                Some(origin) => add_each_difference(input(*i), input(*j), input(origin), sums),
+            }
         }
-        let sums = &mut sums[pair * columns..(pair + 1) * columns];
-        let mut column = first;
-        for e in 0..tile.len() {
-            let o = origin.map_or(0.0, |o| f64::from(tile.inputs[o][e]));
-            let (a, b) = (f64::from(tile.inputs[*i][e]) - o, f64::from(tile.inputs[*j][e]) - o);
-            sums[column] = a.mul_add(b, sums[column]);
-            column = if column + 1 == columns { 0 } else { column + 1 };
-        }
+    }
+}
+
+simd_clones! { fn add_each(a: &[f32], b: &[f32], sums: &mut [f64]) = add_each_body; }
+simd_clones! { fn add_each_difference(a: &[f32], b: &[f32], origin: &[f32], sums: &mut [f64]) = add_each_difference_body; }
+
+#[inline(always)]
+fn add_each_body(a: &[f32], b: &[f32], sums: &mut [f64]) {
+    for ((sum, a), b) in sums.iter_mut().zip(a).zip(b) {
+        *sum = f64::from(*a).mul_add(f64::from(*b), *sum);
+    }
+}
+
+#[inline(always)]
+fn add_each_difference_body(a: &[f32], b: &[f32], origin: &[f32], sums: &mut [f64]) {
+    for (((sum, a), b), origin) in sums.iter_mut().zip(a).zip(b).zip(origin) {
+        let origin = f64::from(*origin);
+        *sum = (f64::from(*a) - origin).mul_add(f64::from(*b) - origin, *sum);
     }
 }
 
