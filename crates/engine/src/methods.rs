@@ -284,10 +284,13 @@ pub struct TaskParameters {
     /// Which input is the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<usize>,
-    pub shared: BTreeMap<&'static str, Resolved>,
+    pub shared: Values,
     /// For each input.
-    pub each: Vec<BTreeMap<&'static str, Resolved>>,
+    pub each: Vec<Values>,
 }
+
+/// Parameters by name. Tensors that have the same ones share them: a model may have a hundred thousand tensors.
+pub type Values = Arc<BTreeMap<&'static str, Resolved>>;
 
 /// Where a tensor's random numbers come from.
 #[derive(Clone)]

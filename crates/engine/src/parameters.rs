@@ -1,6 +1,7 @@
 //! Parameters of one tensor: the levels of a recipe searched in order, gradients and conditions evaluated.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use recipe::{Parameters, Problem, Recipe, Scalar};
 
@@ -77,8 +78,8 @@ pub(crate) fn resolve(
         depth: place.depth,
         inputs: slice.sources.len(),
         base,
-        shared,
-        each,
+        shared: shared.into(),
+        each: each.into_iter().map(Arc::new).collect(),
     })
 }
 

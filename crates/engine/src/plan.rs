@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::artifact::MadeFile;
 use crate::check::{Making, check_adapters, check_making, check_with};
-use crate::methods::{About, Merge, Method, TaskParameters};
+use crate::methods::{About, Merge, Method, TaskParameters, Values};
 use crate::parameters;
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
@@ -205,6 +205,7 @@ fn plan_checked(
         alike: BTreeMap::new(),
         alike_warnings: BTreeMap::new(),
         warnings,
+        last_values: Vec::new(),
     };
     planner.architectures();
     planner.adapters();
@@ -233,6 +234,8 @@ pub(crate) struct Planner<'a> {
     alike: BTreeMap<(String, String), usize>,
     alike_warnings: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
+    /// Parameters of the tensor before: shared ones, then those of each input.
+    last_values: Vec<Values>,
 }
 
 impl Planner<'_> {

@@ -3,7 +3,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use checkpoint::Dtype;
@@ -103,8 +102,8 @@ fn parameters(
         depth: Some(0.25),
         inputs,
         base,
-        shared: BTreeMap::new(),
-        each: vec![BTreeMap::new(); inputs],
+        shared: Arc::default(),
+        each: vec![Arc::default(); inputs],
     };
     for parameter in &about.parameters {
         let default = match parameter.default {
@@ -117,21 +116,21 @@ fn parameters(
         let Some(default) = default else { continue };
         match parameter.scope {
             Scope::Shared => {
-                p.shared.insert(parameter.name, default);
+                Arc::make_mut(&mut p.shared).insert(parameter.name, default);
             }
             Scope::EachInput => p.each.iter_mut().for_each(|e| {
-                e.insert(parameter.name, default);
+                Arc::make_mut(e).insert(parameter.name, default);
             }),
             Scope::EachInputButBase => {
                 p.each.iter_mut().enumerate().filter(|(i, _)| base != Some(*i)).for_each(|(_, e)| {
-                    e.insert(parameter.name, default);
+                    Arc::make_mut(e).insert(parameter.name, default);
                 });
             }
         }
     }
-    p.shared.extend(shared.iter().copied());
+    Arc::make_mut(&mut p.shared).extend(shared.iter().copied());
     for (level, settings) in p.each.iter_mut().zip(each) {
-        level.extend(settings.iter().copied());
+        Arc::make_mut(level).extend(settings.iter().copied());
     }
     p
 }

@@ -1,5 +1,6 @@
 //! What names a plan: equal digests mean equal bytes.
 
+use checkpoint::Digester;
 use serde_json::{Value, json};
 
 use super::{Plan, Product};
@@ -22,14 +23,6 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
     };
     // what a stage will have written says its plan; its files have no time yet
     let source = |s: &crate::Source| s.stage.as_ref().map_or_else(|| files(s), |stage| vec![json!(stage.plan_digest)]);
-    let tasks: Vec<Value> = plan
-        .tasks
-        .iter()
-        .map(|t| {
-            let inputs: Vec<_> = t.inputs.iter().map(|i| json!([i.source, i.name])).collect();
-            json!([t.name, t.dtype, inputs, t.parameters])
-        })
-        .collect();
     // where no config of a model is made, what configs say decides the adapter
     let config = |s: &crate::Source| checkpoint::digest_bytes(s.checkpoint.config.to_string().as_bytes());
     let configs: Vec<String> =
@@ -41,7 +34,6 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
         "recipe": plan.recipe,
         "sources": sources.iter().map(source).collect::<Vec<_>>(),
         "adapters": sources.iter().map(|s| s.applied.as_ref().map(Applied::identity)).collect::<Vec<_>>(),
-        "tasks": tasks,
         "shards": plan.shards.iter().map(|s| json!([s.file_name, s.bytes])).collect::<Vec<_>>(),
         "config": plan.config,
         "configs": configs,
@@ -49,5 +41,13 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
         "tokenizers": plan.tokenizer_digests,
         "carried": crate::artifact::carried_identity(plan, sources),
     });
-    checkpoint::digest_bytes(identity.to_string().as_bytes())
+    let mut digester = Digester::default();
+    digester.update(identity.to_string().as_bytes());
+    // one by one: a document of them all would be larger than the plan
+    for t in &plan.tasks {
+        let inputs: Vec<_> = t.inputs.iter().map(|i| (i.source, &i.name)).collect();
+        let task = (&t.name, t.dtype, inputs, &t.parameters);
+        serde_json::to_writer(&mut digester, &task).expect("names and numbers are JSON, and a digester takes all");
+    }
+    digester.finish()
 }

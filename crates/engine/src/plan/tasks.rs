@@ -1,6 +1,6 @@
 //! What becomes of each tensor of a model: its inputs, its parameters, and how it is made of them.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use checkpoint::{Dtype, is_floating, is_mergeable};
 
@@ -62,7 +62,21 @@ impl Planner<'_> {
             Place { name: &draft.name, input_names: &names, t: draft.t, depth: draft.depth, shape, seed: self.seed };
         let base = base_of(&self.about, slice);
         let resolved = parameters::resolve(self.recipe, &self.about, &self.names_set, slice, base, &place);
-        resolved.map_err(|problem| self.found(problem)).ok()
+        let mut parameters = resolved.map_err(|problem| self.found(problem)).ok()?;
+        self.share_values(&mut parameters);
+        Some(parameters)
+    }
+
+    /// The values of the tensor before, where they are the same.
+    fn share_values(&mut self, parameters: &mut TaskParameters) {
+        let all = std::iter::once(&mut parameters.shared).chain(&mut parameters.each);
+        for (i, values) in all.enumerate() {
+            match self.last_values.get_mut(i) {
+                Some(last) if *last == *values => *values = last.clone(),
+                Some(last) => *last = values.clone(),
+                None => self.last_values.push(values.clone()),
+            }
+        }
     }
 
     /// Whether the method cannot merge what is left of a slice.
@@ -105,8 +119,8 @@ impl Planner<'_> {
             depth: draft.depth,
             inputs: 1,
             base: None,
-            shared: BTreeMap::new(),
-            each: vec![BTreeMap::new()],
+            shared: Arc::default(),
+            each: vec![Arc::default()],
         };
         let (dtype, work) = self.work(draft, &inputs, methods::copy())?;
         Some(TensorTask { name: draft.name.clone(), dtype, inputs, parameters, work, shard: 0, start: 0 })
