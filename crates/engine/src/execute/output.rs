@@ -4,9 +4,8 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::sync::{Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
 use checkpoint::{Digester, ShardFile, ShardLayout};
 use rayon::prelude::*;
@@ -57,9 +56,53 @@ pub(super) struct Done<'a> {
     output: &'a Output,
     execution: &'a Execution<'a>,
     flags: Vec<AtomicBool>,
-    sender: Mutex<Option<Sender<usize>>>,
+    unsettled: &'a Unsettled,
     /// Of the thread that brings them to the disk.
     failed: &'a Mutex<Option<ExecuteError>>,
+}
+
+/// What is done and not yet on the disk.
+#[derive(Default)]
+struct Unsettled {
+    done: Mutex<Tasks>,
+    enough: Condvar,
+}
+
+#[derive(Default)]
+struct Tasks {
+    list: Vec<usize>,
+    bytes: u64,
+    /// No more will come.
+    closed: bool,
+}
+
+impl Unsettled {
+    fn add(&self, task: usize, bytes: u64) {
+        let mut done = lock(&self.done);
+        done.list.push(task);
+        done.bytes += bytes;
+        // a wake-up for each of many small tensors would cost more than the tensors
+        if done.bytes >= SYNC_BYTES {
+            self.enough.notify_one();
+        }
+    }
+
+    /// What is done, when it is enough or long enough ago; `None` when that was all.
+    fn take(&self) -> Option<Vec<usize>> {
+        let mut done = lock(&self.done);
+        loop {
+            let waited =
+                self.enough.wait_timeout_while(done, SYNC_EVERY, |done| !done.closed && done.bytes < SYNC_BYTES);
+            done = waited.unwrap_or_else(std::sync::PoisonError::into_inner).0;
+            if !done.list.is_empty() {
+                done.bytes = 0;
+                return Some(std::mem::take(&mut done.list));
+            }
+            if done.closed {
+                return None;
+            }
+        }
+    }
 }
 
 impl Output {
@@ -112,23 +155,23 @@ impl Output {
         merge: impl FnOnce(&Done<'_>) -> Result<(), ExecuteError> + Send,
     ) -> Result<(), ExecuteError> {
         let failed = Mutex::new(None);
-        let (sender, receiver) = channel();
+        let unsettled = Unsettled::default();
         let done = Done {
             output: self,
             execution,
             flags: self.done.iter().map(|done| AtomicBool::new(*done)).collect(),
-            sender: Mutex::new(Some(sender)),
+            unsettled: &unsettled,
             failed: &failed,
         };
         let merged = std::thread::scope(|scope| {
             let plan = execution.plan;
-            let failed = &failed;
+            let (failed, unsettled) = (&failed, &unsettled);
             scope.spawn(move || {
-                if let Err(error) = self.settle(plan, journal, &receiver) {
+                if let Err(error) = self.settle(plan, journal, unsettled) {
                     *lock(failed) = Some(error);
                 }
             });
-            let _closed = Closed(&done.sender);
+            let _closed = Closed(unsettled);
             merge(&done)
         });
         merged?;
@@ -139,17 +182,8 @@ impl Output {
     }
 
     /// Brings tasks to the disk as they are told of, until none can come any more.
-    fn settle(&self, plan: &Plan, mut journal: Journal, receiver: &Receiver<usize>) -> Result<(), ExecuteError> {
-        while let Ok(first) = receiver.recv() {
-            let mut tasks = vec![first];
-            let until = Instant::now() + SYNC_EVERY;
-            let mut bytes = plan.tasks[first].bytes();
-            while bytes < SYNC_BYTES {
-                let Ok(task) = receiver.recv_timeout(until.saturating_duration_since(Instant::now())) else { break };
-                bytes += plan.tasks[task].bytes();
-                tasks.push(task);
-            }
-            tasks.extend(receiver.try_iter());
+    fn settle(&self, plan: &Plan, mut journal: Journal, unsettled: &Unsettled) -> Result<(), ExecuteError> {
+        while let Some(tasks) = unsettled.take() {
             let mut shards: Vec<usize> = tasks.iter().map(|task| plan.tasks[*task].shard).collect();
             shards.sort_unstable();
             shards.dedup();
@@ -169,11 +203,12 @@ impl Output {
 }
 
 /// Lets the other thread end: nobody can tell it of more when this is gone, however the merge ended.
-struct Closed<'a>(&'a Mutex<Option<Sender<usize>>>);
+struct Closed<'a>(&'a Unsettled);
 
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
-        lock(self.0).take();
+        lock(&self.0.done).closed = true;
+        self.0.enough.notify_one();
     }
 }
 
@@ -181,10 +216,7 @@ impl Done<'_> {
     /// Tells that a task is done, and hashes what follows from it unless another thread is at that.
     pub fn tell(&self, task: usize) -> Result<(), ExecuteError> {
         self.flags[task].store(true, Ordering::Release);
-        if let Some(sender) = &*lock(&self.sender) {
-            // nobody listens after an error, which is told below
-            let _ = sender.send(task);
-        }
+        self.unsettled.add(task, self.execution.plan.tasks[task].bytes());
         if let Some(error) = lock(self.failed).take() {
             return Err(error);
         }
@@ -207,6 +239,9 @@ impl Done<'_> {
                 0 => return Ok(()),
                 whole => rest[whole - 1].1,
             };
+            if !is_last && end - hashing.at < PIECE as u64 {
+                return Ok(());
+            }
             while hashing.at < end {
                 self.execution.stop_if_cancelled()?;
                 let Hashing { digester, at, buffer, .. } = hashing;
@@ -234,15 +269,25 @@ mod tests {
 
     #[test]
     fn whoever_listens_is_let_go_even_by_a_panic() {
-        let (sender, receiver) = channel::<usize>();
-        let sender = Mutex::new(Some(sender));
+        let unsettled = Unsettled::default();
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             std::thread::scope(|scope| {
-                scope.spawn(move || while receiver.recv().is_ok() {});
-                let _closed = Closed(&sender);
+                scope.spawn(|| while unsettled.take().is_some() {});
+                let _closed = Closed(&unsettled);
                 panic!("in the merge");
             })
         }));
-        assert!(panicked.is_err() && lock(&sender).is_none());
+        assert!(panicked.is_err() && lock(&unsettled.done).closed);
+    }
+
+    #[test]
+    fn what_is_added_is_taken_once_and_then_there_is_an_end() {
+        let unsettled = Unsettled::default();
+        unsettled.add(3, SYNC_BYTES);
+        unsettled.add(5, 1);
+        assert_eq!(unsettled.take(), Some(vec![3, 5]));
+        unsettled.add(7, 1);
+        drop(Closed(&unsettled));
+        assert_eq!((unsettled.take(), unsettled.take()), (Some(vec![7]), None));
     }
 }
