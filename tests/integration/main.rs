@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
 mod adapters;
+mod alone;
 mod commands;
 mod convert;
 mod crash;

@@ -7,20 +7,25 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use checkpoint::{Access, Dtype};
+use engine::backend::cpu::Cpu;
 use engine::{Artifact, ExecuteError, Observer, Plan, Progress, Settings, Sources};
 use recipe::Recipe;
 use testkit::TinyCheckpoint;
 
 const RECIPE: &str = "merge_method: ties\nbase_model: base\nmodels: [{model: a, parameters: {weight: 1, density: 0.5}}, {model: b, parameters: {weight: 0.5, density: 0.3}}]\noptions: {out_shard_size: 4KB}\n";
 
+/// Elements of a tile as a rule: the most that there may be.
+const TILE: usize = engine::kernel::TILE_MAX;
+
 struct Merge {
+    backend: Cpu,
     plan: Plan,
     sources: Sources,
     dir: tempfile::TempDir,
 }
 
 impl Merge {
-    fn new(threads: usize) -> Merge {
+    fn new(threads: usize, tile: usize) -> Merge {
         let dir = tempfile::tempdir().unwrap();
         for (name, seed) in [("base", 1), ("a", 2), ("b", 3)] {
             TinyCheckpoint::llama(12, Dtype::BF16, seed).write(&dir.path().join(name));
@@ -29,7 +34,7 @@ impl Merge {
         let access = Access::Under(vec![dir.path().to_owned()]);
         let (plan, sources) =
             engine::open_and_plan(&Recipe::parse(RECIPE, false).unwrap(), &access, &settings).unwrap();
-        Merge { plan, sources, dir }
+        Merge { backend: Cpu::with_spans(1, tile), plan, sources, dir }
     }
 
     /// Merges until so many bytes are done, as far as that is in the hands of a flag.
@@ -43,7 +48,7 @@ impl Merge {
             }
         };
         let observer = Observer { on_progress: &on_progress, cancel: &cancel };
-        let merged = engine::execute(&self.plan, &self.sources, RECIPE, &self.path(out), &observer);
+        let merged = engine::execute_on(&self.backend, &self.plan, &self.sources, RECIPE, &self.path(out), &observer);
         (merged, first.into_inner().unwrap().unwrap())
     }
 
@@ -76,11 +81,11 @@ fn spread(count: u64, below: u64) -> impl Iterator<Item = u64> {
 
 #[test]
 fn a_merge_stopped_at_any_point_ends_with_the_same_bytes() {
-    let whole = Merge::new(1);
+    let whole = Merge::new(1, TILE);
     let expected = digests(&whole.until("out", u64::MAX).0.unwrap());
     let total = whole.bytes_total();
-    for threads in [1, 2, 7] {
-        let merge = Merge::new(threads);
+    for (threads, tile) in [1, 2, 7].into_iter().flat_map(|threads| [TILE, 64, 7].map(|tile| (threads, tile))) {
+        let merge = Merge::new(threads, tile);
         for (nth, at) in spread(20, total).enumerate() {
             let out = format!("out-{nth}");
             let stopped = merge.until(&out, at).0.map(drop);
@@ -88,14 +93,18 @@ fn a_merge_stopped_at_any_point_ends_with_the_same_bytes() {
             // once more, a little further on, so that a resumed merge is itself resumed
             let _ = merge.until(&out, (at + total) / 2).0;
             let artifact = merge.until(&out, u64::MAX).0.unwrap();
-            assert_eq!(digests(&artifact), expected, "{threads} threads, stopped at byte {at} of {total}");
+            assert_eq!(
+                digests(&artifact),
+                expected,
+                "{threads} threads, tiles of {tile}, stopped at byte {at} of {total}"
+            );
         }
     }
 }
 
 #[test]
 fn what_is_done_is_not_done_again() {
-    let merge = Merge::new(1);
+    let merge = Merge::new(1, TILE);
     let total = merge.bytes_total();
     merge.until("out", total / 2).0.unwrap_err();
     let (resumed, first) = merge.until("out", u64::MAX);
@@ -109,7 +118,7 @@ fn what_is_done_is_not_done_again() {
 
 #[test]
 fn a_shard_that_is_gone_is_written_again_and_a_journal_of_another_plan_counts_for_nothing() {
-    let merge = Merge::new(1);
+    let merge = Merge::new(1, TILE);
     let expected = digests(&merge.until("whole", u64::MAX).0.unwrap());
     let total = merge.bytes_total();
     merge.until("out", total * 2 / 3).0.unwrap_err();
@@ -126,9 +135,9 @@ fn a_shard_that_is_gone_is_written_again_and_a_journal_of_another_plan_counts_fo
 
 #[test]
 fn what_is_done_after_a_torn_record_counts_too() {
-    let merge = Merge::new(1);
+    let merge = Merge::new(1, TILE);
     let total = merge.bytes_total();
-    merge.until("out", total / 3).0.unwrap_err();
+    merge.until("out", total / 6).0.unwrap_err();
     let journal = merge.path("out").join(".journal");
     let mut text = std::fs::read(&journal).unwrap();
     text.extend([7, 0, 0]);
@@ -145,7 +154,7 @@ fn what_is_done_after_a_torn_record_counts_too() {
 /// Two processes that both believe the job is theirs: threads here, each with files of its own.
 #[test]
 fn two_executions_in_one_directory_do_no_harm() {
-    let merge = Merge::new(2);
+    let merge = Merge::new(2, TILE);
     let expected = digests(&merge.until("alone", u64::MAX).0.unwrap());
     for round in 0..5 {
         let run = || merge.until("shared", u64::MAX).0;
