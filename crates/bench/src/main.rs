@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 use engine::{KnownDigests, Settings};
 
 use crate::methods::{METHODS, Measured};
-use crate::shape::Shape;
+use crate::shape::Size;
 use crate::table::Row;
 
 #[derive(Debug, thiserror::Error)]
@@ -47,8 +47,8 @@ impl Error {
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
-    #[arg(long, value_enum, default_value = "tinyllama")]
-    shape: Shape,
+    #[command(flatten)]
+    size: Size,
     /// Where models are made and merged; models that are there are used again.
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
@@ -93,7 +93,7 @@ fn main() -> std::process::ExitCode {
 fn measure(arguments: &Arguments) -> Result<(), Error> {
     let methods = chosen(&arguments.methods)?;
     let most = methods.iter().map(|method| method.models()).max().unwrap_or(0);
-    let models = synthetic::make(&arguments.dir, arguments.shape, most)?;
+    let models = synthetic::make(&arguments.dir, arguments.size, most)?;
     println!("{}", table::head());
     for method in methods {
         println!("{}", row(arguments, method, &models)?);
@@ -121,7 +121,7 @@ fn row(arguments: &Arguments, method: &'static Measured, models: &[PathBuf]) -> 
         ..Settings::default()
     };
     let once = || {
-        let floor = floor::take(&inputs, arguments.shape.bytes(), &arguments.dir, arguments.threads)?;
+        let floor = floor::take(&inputs, arguments.size.bytes(), &arguments.dir, arguments.threads)?;
         let out = arguments.dir.join("out");
         let merged = child::run(&recipe, &out, &settings)?;
         remove(&out)?;

@@ -17,6 +17,16 @@ pub enum Shape {
     Huge,
 }
 
+/// A shape, and how much of it.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Size {
+    #[arg(long, value_enum, default_value = "tinyllama")]
+    pub shape: Shape,
+    /// Layers of a llama shape, where they are not to be its own: 88 MB each of tinyllama.
+    #[arg(long)]
+    pub layers: Option<u64>,
+}
+
 pub struct Tensor {
     pub name: String,
     pub dims: Vec<u64>,
@@ -30,18 +40,15 @@ struct Llama {
     vocabulary: u64,
 }
 
-impl Shape {
+impl Size {
     pub fn tensors(self) -> Vec<Tensor> {
-        match self {
+        let layers = self.layer_count();
+        match self.shape {
             Shape::Tinyllama => {
-                llama(&Llama { hidden: 2048, layers: 22, intermediate: 5632, key_values: 256, vocabulary: 32000 })
+                llama(&Llama { hidden: 2048, layers, intermediate: 5632, key_values: 256, vocabulary: 32000 })
             }
-            Shape::Small => {
-                llama(&Llama { hidden: 512, layers: 12, intermediate: 1408, key_values: 64, vocabulary: 8000 })
-            }
-            Shape::Tiny => {
-                llama(&Llama { hidden: 64, layers: 4, intermediate: 176, key_values: 16, vocabulary: 15000 })
-            }
+            Shape::Small => llama(&Llama { hidden: 512, layers, intermediate: 1408, key_values: 64, vocabulary: 8000 }),
+            Shape::Tiny => llama(&Llama { hidden: 64, layers, intermediate: 176, key_values: 16, vocabulary: 15000 }),
             Shape::Many => {
                 (0..10_000).map(|i| tensor(format!("model.layers.{}.w{}.weight", i / 100, i % 100), &[512])).collect()
             }
@@ -54,14 +61,22 @@ impl Shape {
     }
 
     pub fn config(self) -> Value {
-        let layers = match self {
-            Shape::Tinyllama => 22,
-            Shape::Small => 12,
-            Shape::Tiny => 4,
+        json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": self.layer_count(), "torch_dtype": "bfloat16"})
+    }
+
+    /// What tells it from others in the name of a folder.
+    pub fn name(self) -> String {
+        format!("{:?}-{}", self.shape, self.layer_count()).to_lowercase()
+    }
+
+    fn layer_count(self) -> u64 {
+        match self.shape {
+            Shape::Tinyllama => self.layers.unwrap_or(22),
+            Shape::Small => self.layers.unwrap_or(12),
+            Shape::Tiny => self.layers.unwrap_or(4),
             Shape::Many => 100,
             Shape::Huge => 0,
-        };
-        json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": layers, "torch_dtype": "bfloat16"})
+        }
     }
 }
 
@@ -99,8 +114,10 @@ mod tests {
 
     #[test]
     fn the_usual_shape_has_the_size_it_is_known_by() {
-        assert_eq!(Shape::Tinyllama.bytes(), 2 * 1_100_048_384);
-        assert_eq!(Shape::Many.tensors().len(), 10_000);
-        assert_eq!(Shape::Huge.bytes(), 4 << 30);
+        let of = |shape, layers| Size { shape, layers };
+        assert_eq!(of(Shape::Tinyllama, None).bytes(), 2 * 1_100_048_384);
+        assert_eq!(of(Shape::Tinyllama, Some(110)).bytes(), 9_954_263_040);
+        assert_eq!(of(Shape::Many, None).tensors().len(), 10_000);
+        assert_eq!(of(Shape::Huge, None).bytes(), 4 << 30);
     }
 }

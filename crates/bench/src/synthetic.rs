@@ -7,27 +7,27 @@ use std::path::{Path, PathBuf};
 use checkpoint::{Dtype, layout_shards};
 
 use crate::Error;
-use crate::shape::Shape;
+use crate::shape::Size;
 
 /// Standard deviation of the weights, and of what a fine-tune adds.
 const SPREAD: f32 = 0.02;
 const STEP: f32 = 0.002;
 
-/// Checkpoints of one shape, base first. Files that are there already with the right length are kept.
-pub fn make(dir: &Path, shape: Shape, models: usize) -> Result<Vec<PathBuf>, Error> {
-    (0..models).map(|model| make_one(&dir.join(format!("{shape:?}-{model}").to_lowercase()), shape, model)).collect()
+/// Checkpoints of one size, base first. Files that are there already with the right length are kept.
+pub fn make(dir: &Path, size: Size, models: usize) -> Result<Vec<PathBuf>, Error> {
+    (0..models).map(|model| make_one(&dir.join(format!("{}-{model}", size.name())), size, model)).collect()
 }
 
-fn make_one(dir: &Path, shape: Shape, model: usize) -> Result<PathBuf, Error> {
+fn make_one(dir: &Path, size: Size, model: usize) -> Result<PathBuf, Error> {
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let tensors = shape.tensors().into_iter().map(|tensor| (tensor.name, Dtype::BF16, tensor.dims)).collect();
+    let tensors = size.tensors().into_iter().map(|tensor| (tensor.name, Dtype::BF16, tensor.dims)).collect();
     let layout = layout_shards(tensors, u64::MAX).pop().ok_or(Error::NoTensors)?;
     let path = dir.join("model.safetensors");
     if std::fs::metadata(&path).is_ok_and(|found| found.len() == layout.bytes) {
         return Ok(dir.to_owned());
     }
     let config = dir.join("config.json");
-    std::fs::write(&config, shape.config().to_string()).map_err(Error::io(&config))?;
+    std::fs::write(&config, size.config().to_string()).map_err(Error::io(&config))?;
     let mut file = BufWriter::with_capacity(1 << 20, File::create(&path).map_err(Error::io(&path))?);
     let mut write = |bytes: &[u8]| file.write_all(bytes).map_err(Error::io(&path));
     write(&layout.header)?;
@@ -79,12 +79,14 @@ impl Numbers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shape::Shape;
 
     #[test]
     fn the_same_seed_gives_the_same_file_and_fine_tunes_lie_near_their_base() {
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let first = make(&dir.path().join("a"), Shape::Tiny, 2).expect("written");
-        let again = make(&dir.path().join("b"), Shape::Tiny, 2).expect("written");
+        let size = Size { shape: Shape::Tiny, layers: None };
+        let first = make(&dir.path().join("a"), size, 2).expect("written");
+        let again = make(&dir.path().join("b"), size, 2).expect("written");
         let read = |dir: &Path| std::fs::read(dir.join("model.safetensors")).expect("written");
         assert!(read(&first[0]) == read(&again[0]) && read(&first[1]) == read(&again[1]));
         let values = |bytes: &[u8]| -> Vec<f32> {
