@@ -251,6 +251,9 @@ pub(crate) fn already_there(plan: &Plan, dir: &Path) -> u64 {
     there.map(|m| m.blocks() * 512).sum()
 }
 
+/// Bytes of an input that are asked for ahead.
+const READ_AHEAD_BYTES: u64 = 64 << 20;
+
 /// Tensors in the order of their places. Each is itself split over threads, and only the innermost work holds buffers, so
 /// that there are never more of them than threads.
 fn merge_tensors(
@@ -262,6 +265,12 @@ fn merge_tensors(
     let over_model = model::statistics(execution, backend)?;
     let to_do = output.to_do();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
+    let will_read = |at: usize| {
+        let inputs = to_do.get(at).map_or(&[][..], |index| &execution.plan.tasks[*index].inputs);
+        for input in inputs {
+            execution.sources.list[input.source].checkpoint.will_read(&input.place, READ_AHEAD_BYTES);
+        }
+    };
     let merge = |index: usize| {
         let task = &execution.plan.tasks[index];
         let over_model = over_model.as_ref().and_then(|o| o.of(&task.name));
@@ -272,10 +281,16 @@ fn merge_tensors(
     };
     let failure = || failed.lock().unwrap_or_else(PoisonError::into_inner);
     // a parallel iterator would give each thread a range of its own, and the digests would wait for the last
+    let threads = rayon::current_num_threads();
+    (0..threads).for_each(will_read);
     rayon::scope(|scope| {
-        for _ in 0..rayon::current_num_threads() {
+        for _ in 0..threads {
             scope.spawn(|_| {
-                while let Some(index) = to_do.get(next.fetch_add(1, Ordering::Relaxed)) {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(index) = to_do.get(at) else { return };
+                    // what this thread will probably come to after it
+                    will_read(at + threads);
                     if let Err(error) = merge(*index) {
                         next.store(to_do.len(), Ordering::Relaxed);
                         failure().get_or_insert(error);

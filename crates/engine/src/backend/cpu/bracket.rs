@@ -12,7 +12,7 @@ use crate::statistic::Cut;
 
 /// Elements of a sample at least and at most; between them one in so many.
 const SAMPLE_MIN: u64 = 1 << 16;
-const SAMPLE_MAX: u64 = 1 << 20;
+const SAMPLE_MAX: u64 = 1 << 22;
 const SAMPLE_EACH: u64 = 1 << 8;
 /// Elements of a sample that lie side by side.
 const SAMPLE_RUN: u64 = 1 << 8;
@@ -40,32 +40,58 @@ struct Held {
 }
 
 impl Selection<'_> {
-    /// The cuts of those searches whose bracket holds them. `None` for the others, and for all where they would take too
-    /// much memory.
+    /// The cuts of those searches whose bracket holds them. `None` for the others, and for those that would take too much
+    /// memory.
     pub(super) fn bracketed(&self, searches: &[Search]) -> Result<Vec<Option<Cut>>, ExecuteError> {
         let brackets = self.brackets(searches)?;
-        let inside: f64 = brackets.iter().map(|bracket| bracket.share).sum();
-        let bytes = inside * self.inputs.elements() as f64 * size_of::<u32>() as f64;
-        if bytes > (self.cpu.memory / MEMORY_SHARE) as f64 {
-            return Ok(vec![None; searches.len()]);
+        let room = self.cpu.memory / MEMORY_SHARE;
+        let bytes = |bracket: &Bracket| (bracket.share * (self.inputs.elements() * 4) as f64) as u64;
+        let mut cuts = vec![None; searches.len()];
+        let mut group: Vec<usize> = Vec::new();
+        let mut used = 0;
+        // as many in a pass as there is room for
+        for (which, bracket) in brackets.iter().enumerate().filter(|(_, bracket)| bytes(bracket) <= room) {
+            if used + bytes(bracket) > room {
+                self.bracketed_together(searches, &brackets, &group, &mut cuts)?;
+                (used, group) = (0, Vec::new());
+            }
+            used += bytes(bracket);
+            group.push(which);
+        }
+        self.bracketed_together(searches, &brackets, &group, &mut cuts)?;
+        Ok(cuts)
+    }
+
+    /// The cuts of a group of searches, in one pass.
+    fn bracketed_together(
+        &self,
+        searches: &[Search],
+        brackets: &[Bracket],
+        group: &[usize],
+        cuts: &mut [Option<Cut>],
+    ) -> Result<(), ExecuteError> {
+        if group.is_empty() {
+            return Ok(());
         }
         let spans = self.cpu.map_spans(self.inputs.elements(), self.steps.span, |span, scratch| {
-            let mut held = vec![Held { start: span.start, ..Held::default() }; searches.len()];
+            let mut held = vec![Held { start: span.start, ..Held::default() }; group.len()];
             self.cpu.each_tile(self.inputs, span, self.steps, scratch, |tile| {
-                self.each_kernel(tile, |kernel, values| {
-                    let of_kernel =
-                        searches.iter().zip(&brackets).zip(&mut held).filter(|((s, _), _)| s.kernel == kernel);
-                    of_kernel.for_each(|((_, bracket), held)| held.take(values, *bracket));
+                let wanted = |kernel| group.iter().any(|which| searches[*which].kernel == kernel);
+                self.each_kernel(tile, wanted, |kernel, values| {
+                    let of_kernel = group.iter().zip(&mut held).filter(|(which, _)| searches[**which].kernel == kernel);
+                    of_kernel.for_each(|(which, held)| held.take(values, brackets[*which]));
                 });
             })?;
             Ok(held)
         })?;
-        let mut of_search: Vec<Vec<Held>> = vec![Vec::with_capacity(spans.len()); searches.len()];
+        let mut of_search: Vec<Vec<Held>> = vec![Vec::with_capacity(spans.len()); group.len()];
         for span in spans {
             of_search.iter_mut().zip(span).for_each(|(all, held)| all.push(held));
         }
-        let found = searches.iter().zip(brackets).zip(of_search);
-        found.map(|((search, bracket), held)| self.resolve(*search, bracket, &held)).collect()
+        for (which, held) in group.iter().zip(of_search) {
+            cuts[*which] = self.resolve(searches[*which], brackets[*which], &held)?;
+        }
+        Ok(())
     }
 
     /// Where the sample says that the magnitudes lie, with room for its error.
@@ -84,9 +110,13 @@ impl Selection<'_> {
             let mut magnitudes = vec![Vec::new(); self.of.len()];
             self.cpu.with_scratch(|scratch| {
                 self.cpu.each_tile(self.inputs, place(i)..place(i) + run, steps, scratch, |tile| {
-                    self.each_kernel(tile, |kernel, values| {
-                        magnitudes[kernel].extend(values.iter().map(|value| magnitude(*value)));
-                    });
+                    self.each_kernel(
+                        tile,
+                        |_| true,
+                        |kernel, values| {
+                            magnitudes[kernel].extend(values.iter().map(|value| magnitude(*value)));
+                        },
+                    );
                 })
             })?;
             Ok(magnitudes)

@@ -111,7 +111,8 @@ impl Selection<'_> {
             // a span has fewer elements than a u32 counts
             let mut counts = vec![vec![0u32; bins]; searches.len()];
             self.cpu.each_tile(self.inputs, span, self.steps, scratch, |tile| {
-                self.each_kernel(tile, |kernel, values| {
+                let wanted = |kernel| searches.iter().any(|search| search.kernel == kernel);
+                self.each_kernel(tile, wanted, |kernel, values| {
                     for (search, counts) in searches.iter().zip(&mut counts).filter(|(s, _)| s.kernel == kernel) {
                         for bin in values.iter().filter_map(|v| bin(magnitude(*v), search)) {
                             counts[bin as usize] += 1;
@@ -128,9 +129,15 @@ impl Selection<'_> {
         Ok(totals.into_inner().expect("adding integers does not panic"))
     }
 
-    pub(super) fn each_kernel(&self, tile: &Tile<'_>, mut f: impl FnMut(usize, &[f32])) {
+    /// What each of the wanted kernels makes of a tile.
+    pub(super) fn each_kernel(
+        &self,
+        tile: &Tile<'_>,
+        wanted: impl Fn(usize) -> bool,
+        mut f: impl FnMut(usize, &[f32]),
+    ) {
         with_buffer(tile.len(), |values| {
-            for (kernel, of) in self.of.iter().enumerate() {
+            for (kernel, of) in self.of.iter().enumerate().filter(|(kernel, _)| wanted(*kernel)) {
                 of.combine(tile, values);
                 f(kernel, values);
             }
