@@ -18,12 +18,18 @@ pub enum JobsError {
     /// The directory of the SQLite file cannot be made: mend the config or the permissions.
     #[error("directory {} of the database cannot be created: {source}", path.display())]
     Directory { path: PathBuf, source: std::io::Error },
+    /// SQLite would lose what it wrote there: mend the config.
+    #[error("{} is on {system}, where SQLite cannot rely on locks; keep the database on a local disk, or use Postgres", path.display())]
+    NetworkFileSystem { path: PathBuf, system: &'static str },
     /// The schema is not the one this version needs.
     #[error("the database cannot be migrated: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
     /// The database is away or refuses: the call may be tried again.
     #[error("the database failed: {0}")]
     Database(#[from] sqlx::Error),
+    /// The copy was not made.
+    #[error("the database cannot be backed up: {0}")]
+    Backup(String),
     /// A stored value is not what this version writes: an operator must look at the row.
     #[error("column {column:?} holds what cannot be read: {reason}")]
     Corrupt { column: &'static str, reason: String },

@@ -47,6 +47,8 @@ pub enum EventKind {
     CancelRequested,
     /// An attempt failed in a way that may pass; the job is queued again.
     RetryScheduled,
+    /// Nothing moved for too long, so the attempt is stopped.
+    Stalled,
     /// The worker is stopping and gave the job back; the attempt does not count.
     Released,
     /// The worker stopped renewing its lease, so its attempt is over.
@@ -60,7 +62,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Queued,
         Self::Started,
         Self::Fetched,
@@ -70,6 +72,7 @@ impl EventKind {
         Self::Published,
         Self::CancelRequested,
         Self::RetryScheduled,
+        Self::Stalled,
         Self::Released,
         Self::LeaseExpired,
         Self::Succeeded,
@@ -88,6 +91,7 @@ impl EventKind {
             Self::Published => "published",
             Self::CancelRequested => "cancel_requested",
             Self::RetryScheduled => "retry_scheduled",
+            Self::Stalled => "stalled",
             Self::Released => "released",
             Self::LeaseExpired => "lease_expired",
             Self::Succeeded => "succeeded",

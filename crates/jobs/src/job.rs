@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{GroupId, JobId};
+use crate::{Admission, GroupId, JobId, Requirements};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -100,6 +100,7 @@ pub struct NewJob {
     /// Higher goes first.
     pub priority: i64,
     pub max_attempts: i64,
+    pub admission: Admission,
     pub member: Option<Member>,
     pub idempotency: Option<Idempotency>,
 }
@@ -148,7 +149,19 @@ pub struct Job {
     pub priority: i64,
     /// How often it was claimed; 0 before the first claim.
     pub attempt: i64,
+    /// How often it may be tried, attempts that ended for no fault of its own not counted.
     pub max_attempts: i64,
+    /// How many of its workers were lost.
+    pub lost: i64,
+    /// When it may be begun.
+    pub run_at: i64,
+    /// By when a worker must have begun it.
+    pub start_by: Option<i64>,
+    /// How long an attempt may take, in milliseconds.
+    pub timeout_ms: Option<i64>,
+    /// What another job has published for the same plan will do.
+    pub reuse: bool,
+    pub requirements: Requirements,
     /// Absent for a job submitted alone.
     pub member: Option<Member>,
     pub cancel_requested_at: Option<i64>,

@@ -5,6 +5,7 @@
 //! - One lease at a time: the token rises with each claim, and a write with an old token changes nothing.
 //! - This is the only crate that speaks SQL.
 
+mod admission;
 mod error;
 mod event;
 mod id;
@@ -16,10 +17,11 @@ mod store;
 mod testing;
 mod word;
 
+pub use admission::{Admission, Capacity, Limits, Requirements, WORKERS_LOST_MAX};
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
 pub use id::{GroupId, JobId, WorkerId};
 pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Phase, Progress, RecipeFormat, Status};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
-pub use store::{Clock, Store};
+pub use store::{Attempt, Clock, Pruned, QueueState, Retention, Store, WorkerRow};

@@ -4,6 +4,7 @@
 //! appends what it did to the event log.
 
 mod attempts;
+mod backup;
 mod cancel;
 mod cancel_group;
 mod changed;
@@ -19,13 +20,17 @@ mod group;
 mod heartbeat;
 mod job;
 mod list;
+mod listen;
 mod migrate;
 mod plan_digest;
+mod prune;
+mod queue;
 mod record;
 mod release;
 mod rescue;
 mod row;
 mod tasks;
+mod workers;
 mod write;
 
 use std::{
@@ -38,6 +43,12 @@ use tokio::sync::Notify;
 
 use crate::Result;
 use connect::{Dialect, Pools};
+pub use {
+    attempts::Attempt,
+    prune::{Pruned, Retention},
+    queue::QueueState,
+    workers::WorkerRow,
+};
 
 /// The time in milliseconds since the epoch, as a SQLite store sees it. Postgres tells its own time.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -63,11 +74,24 @@ impl Store {
         Self::open_with_clock(url, Arc::new(system_time)).await
     }
 
+    /// As `open`; `direct` leads to the same Postgres past a pooler that passes no notification on.
+    pub async fn open_beside_pooler(url: &str, direct: &str) -> Result<Self> {
+        Self::open_listening(url, direct, Arc::new(system_time)).await
+    }
+
     /// As `open`; `clock` decides when leases of a SQLite store expire.
     pub async fn open_with_clock(url: &str, clock: Clock) -> Result<Self> {
+        Self::open_listening(url, url, clock).await
+    }
+
+    async fn open_listening(url: &str, direct: &str, clock: Clock) -> Result<Self> {
         let Pools { dialect, writer, reader } = connect::connect(url).await?;
         migrate::migrate(dialect, &writer).await?;
-        Ok(Self { shared: Arc::new(Shared { dialect, writer, reader, clock, wrote: Notify::new() }) })
+        let shared = Arc::new(Shared { dialect, writer, reader, clock, wrote: Notify::new() });
+        if dialect == Dialect::Postgres {
+            listen::start(direct.to_owned(), Arc::downgrade(&shared));
+        }
+        Ok(Self { shared })
     }
 
     pub fn is_sqlite(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What the tests share. Every claim about the queue is tested on SQLite and on a real Postgres, one fresh database a test.
 
-mod postgres;
+mod model;
 
 use std::{
     sync::{
@@ -15,8 +15,8 @@ use sqlx::Row;
 use tempfile::TempDir;
 
 use crate::{
-    Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob, RecipeFormat,
-    Store, WorkerId,
+    Admission, Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob,
+    RecipeFormat, Store, WorkerId,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(60);
@@ -38,7 +38,7 @@ pub(crate) async fn on_each_url(test: impl AsyncFn(&str)) {
     let directory = TempDir::new().unwrap();
     test(&format!("sqlite://{}/jobs.db", directory.path().display())).await;
     println!("on postgres:");
-    match postgres::fresh_database() {
+    match testkit::postgres::fresh_database() {
         Ok(url) => test(&url).await,
         Err(reason) => println!("not tested on postgres: {reason}"),
     }
@@ -76,11 +76,13 @@ impl Fixture {
             self.clock.fetch_add(ms, Ordering::SeqCst);
             return;
         }
-        sqlx::query("update jobs set run_at = run_at - $1, lease_expires_at = lease_expires_at - $1")
-            .bind(ms)
-            .execute(&self.store.shared.writer)
-            .await
-            .unwrap();
+        sqlx::query(
+            "update jobs set run_at = run_at - $1, start_by = start_by - $1, lease_expires_at = lease_expires_at - $1",
+        )
+        .bind(ms)
+        .execute(&self.store.shared.writer)
+        .await
+        .unwrap();
     }
 
     pub(crate) async fn enqueue(&self, job: NewJob) -> Job {
@@ -151,6 +153,7 @@ pub(crate) fn new_job() -> NewJob {
         metadata: Map::new(),
         priority: 0,
         max_attempts: 3,
+        admission: Admission::default(),
         member: None,
         idempotency: None,
     }

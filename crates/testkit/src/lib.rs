@@ -4,6 +4,7 @@
 
 mod build;
 mod golden;
+pub mod postgres;
 mod read;
 pub mod reference;
 mod server;

@@ -13,6 +13,7 @@ use std::{
         OnceLock,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use tempfile::TempDir;
@@ -36,15 +37,41 @@ struct Server {
     _shell: Child,
 }
 
+static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
+
 /// The URL of an empty database, or why there is none.
-pub(crate) fn fresh_database() -> Result<String, String> {
-    static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
+pub fn fresh_database() -> Result<String, String> {
     static DATABASES: AtomicU32 = AtomicU32::new(0);
     let server = SERVER.get_or_init(Server::start).as_ref().map_err(Clone::clone)?;
     server.create(&format!("test{}", DATABASES.fetch_add(1, Ordering::SeqCst)))
 }
 
+/// Ends the server as a power cut would, and starts it again after `pause`. Every database of it is gone for that time.
+pub fn interrupt(pause: Duration) {
+    let Some(Ok(server)) = SERVER.get() else { panic!("there is no server to interrupt") };
+    server.control(&["stop", "--mode=immediate"]);
+    std::thread::sleep(pause);
+    let directory = server.directory.display();
+    let options = format!("-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off");
+    server.control(&["start", "--wait", "--log=log", "-o", &options]);
+}
+
 impl Server {
+    fn control(&self, arguments: &[&str]) {
+        let mut command = Command::new(self.bin.join("pg_ctl"));
+        if let Some((uid, gid)) = other_user() {
+            command.uid(uid).gid(gid);
+        }
+        let done = command
+            .args(arguments)
+            .arg("--pgdata=data")
+            .current_dir(&self.directory)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        assert!(done.is_ok_and(|status| status.success()), "pg_ctl {arguments:?} failed");
+    }
+
     fn start() -> Result<Self, String> {
         let bin = find_bin().ok_or("no initdb in PATH or /usr/lib/postgresql")?;
         let directory = directory().map_err(|error| error.to_string())?;

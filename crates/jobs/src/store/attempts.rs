@@ -1,12 +1,46 @@
 //! One row for each lease a job had. Errors of attempts that were tried again are kept here.
 
 use serde_json::json;
-use sqlx::Row;
+use sqlx::{Row, any::AnyRow};
 
-use super::write::Write;
+use super::{Store, row, write::Write};
 use crate::{EventKind, JobFailure, JobId, Level, NewEvent, Result, WorkerId};
 
 const OPEN: &str = "insert into attempts (job_id, attempt, worker, started_at) values ($1, $2, $3, $4)";
+
+const OF_JOB: &str = "\
+    select attempt, worker, started_at, finished_at, outcome, error from attempts where job_id = $1 order by attempt";
+
+/// One lease of a job. Times are milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attempt {
+    pub attempt: i64,
+    pub worker: String,
+    pub started_at: i64,
+    /// Absent while it goes on.
+    pub finished_at: Option<i64>,
+    /// `succeeded`, `failed`, `cancelled`, `retried`, `released` or `worker_lost`.
+    pub outcome: Option<String>,
+    pub error: Option<JobFailure>,
+}
+
+impl Store {
+    /// The attempts at a job, in order; none for an unknown job.
+    pub async fn attempts(&self, id: &JobId) -> Result<Vec<Attempt>> {
+        let rows = sqlx::query(OF_JOB).bind(id.as_str()).fetch_all(&self.shared.reader).await?;
+        let attempt = |row| {
+            Ok(Attempt {
+                attempt: AnyRow::try_get(row, "attempt")?,
+                worker: row.try_get("worker")?,
+                started_at: row.try_get("started_at")?,
+                finished_at: row.try_get("finished_at")?,
+                outcome: row.try_get("outcome")?,
+                error: row::optional_json(row, "error")?,
+            })
+        };
+        rows.iter().map(attempt).collect()
+    }
+}
 
 const CLOSE: &str = "\
     update attempts set finished_at = $3, outcome = $4, error = $5 \

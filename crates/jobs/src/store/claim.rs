@@ -5,18 +5,44 @@ use std::time::Duration;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Store, attempts, connect::Dialect, millis, row, tasks, write::Write};
-use crate::{EventKind, JobId, Lease, Level, NewEvent, Result, Status, WorkerId};
+use super::{Store, attempts, millis, row, tasks, write::Write};
+use crate::{
+    Capacity, EventKind, JobId, Lease, Level, Limits, NewEvent, Requirements, Result, Status, WORKERS_LOST_MAX,
+    WorkerId,
+};
 
-/// A leased job begins by fetching. A job that was to be cancelled is not claimed again: `rescue` ends it.
-const CLAIM: &str = "\
-    update jobs set status = 'running', phase = 'fetching', progress = null, attempt = attempt + 1, lease_owner = $1, \
-    lease_token = lease_token + 1, lease_expires_at = $3, started_at = coalesce(started_at, $2) \
-    where id = ( \
-        select id from jobs \
-        where (status = 'queued' and run_at <= $2) \
-        or (status = 'running' and lease_expires_at < $2 and attempt < max_attempts and cancel_requested_at is null) \
-        order by priority desc, run_at, id limit 1";
+/// A job that was to be cancelled, or that has lost too many workers, is not claimed again: `rescue` ends it.
+/// `$1` is the time, `$2` how many lost workers are one too many.
+const CLAIMABLE: &str = "\
+    ((status = 'queued' and run_at <= $1 and (start_by is null or start_by > $1 or started_at is not null)) \
+    or (status = 'running' and lease_expires_at < $1 and lost + 1 < $2 and cancel_requested_at is null))";
+
+/// In their order: by priority, then those first whose owner has less running, then by age. A job whose lease has run out
+/// does not stand in its own way.
+const CANDIDATES: &str = "\
+    select id, requirements, \
+    (select count(*) from jobs r where r.status = 'running' and r.owner = jobs.owner and r.id <> jobs.id) as share \
+    from jobs \
+    where {claimable} \
+    and not exists (select 1 from queues where name = 'default' and paused_at is not null) \
+    and (select count(*) from jobs r where r.status = 'running' and r.id <> jobs.id) < $3 \
+    and (select count(*) from jobs r where r.status = 'running' and r.owner = jobs.owner and r.id <> jobs.id) < $4 \
+    order by priority desc, share, run_at, id limit $5 offset $6";
+
+/// A leased job begins by fetching. An attempt whose worker was lost is no failure of the job, so it does not count against
+/// `max_attempts`.
+const TAKE: &str = "\
+    update jobs set status = 'running', phase = 'fetching', progress = null, attempt = attempt + 1, lease_owner = $3, \
+    lease_token = lease_token + 1, lease_expires_at = $4, started_at = coalesce(started_at, $1), \
+    lost = lost + case status when 'running' then 1 else 0 end, \
+    max_attempts = max_attempts + case status when 'running' then 1 else 0 end \
+    where id = $5 and {claimable} \
+    returning id, lease_token, attempt";
+
+/// Candidates looked at in one go.
+const CANDIDATES_MAX: i64 = 100;
+/// Candidates looked at in all: a worker that fits none of them tries again later.
+const LOOKED_AT_MAX: i64 = 10_000;
 
 struct Taken {
     id: JobId,
@@ -25,10 +51,22 @@ struct Taken {
 }
 
 impl Store {
-    /// `None` when there is nothing to do. The lease ends `ttl` from now unless a heartbeat renews it.
+    /// As [`Store::claim_fitting`], by a worker that takes what there is.
     pub async fn claim(&self, worker: &WorkerId, ttl: Duration) -> Result<Option<Lease>> {
+        self.claim_fitting(worker, ttl, &Capacity::unlimited(), Limits::NONE).await
+    }
+
+    /// `None` when there is nothing to do, or nothing that fits. The lease ends `ttl` from now unless a heartbeat renews it.
+    pub async fn claim_fitting(
+        &self,
+        worker: &WorkerId,
+        ttl: Duration,
+        capacity: &Capacity,
+        limits: Limits,
+    ) -> Result<Option<Lease>> {
         let mut write = self.write().await?;
-        let Some(Taken { id, token, attempt }) = take(&mut write, worker, ttl).await? else {
+        write.one_claim_at_a_time().await?;
+        let Some(Taken { id, token, attempt }) = take_first(&mut write, worker, ttl, capacity, limits).await? else {
             write.abandon().await?;
             return Ok(None);
         };
@@ -43,12 +81,50 @@ impl Store {
     }
 }
 
-async fn take(write: &mut Write<'_>, worker: &WorkerId, ttl: Duration) -> Result<Option<Taken>> {
+/// The first candidate that fits.
+async fn take_first(
+    write: &mut Write<'_>,
+    worker: &WorkerId,
+    ttl: Duration,
+    capacity: &Capacity,
+    limits: Limits,
+) -> Result<Option<Taken>> {
+    let mut offset = 0;
+    while offset < LOOKED_AT_MAX {
+        let rows = sqlx::query(with_claimable(CANDIDATES))
+            .bind(write.now)
+            .bind(WORKERS_LOST_MAX)
+            .bind(i64::from(limits.running_max))
+            .bind(i64::from(limits.running_per_owner_max))
+            .bind(CANDIDATES_MAX)
+            .bind(offset)
+            .fetch_all(write.connection())
+            .await?;
+        for candidate in &rows {
+            if !capacity.fits(&row::json::<Requirements>(candidate, "requirements")?) {
+                continue;
+            }
+            // a cancel may have come between
+            if let Some(taken) = take(write, &row::parsed(candidate, "id")?, worker, ttl).await? {
+                return Ok(Some(taken));
+            }
+        }
+        if (rows.len() as i64) < CANDIDATES_MAX {
+            return Ok(None);
+        }
+        offset += CANDIDATES_MAX;
+    }
+    Ok(None)
+}
+
+async fn take(write: &mut Write<'_>, id: &JobId, worker: &WorkerId, ttl: Duration) -> Result<Option<Taken>> {
     let now = write.now;
-    let taken = sqlx::query(claim_sql(write.dialect()))
-        .bind(worker.as_str())
+    let taken = sqlx::query(with_claimable(TAKE))
         .bind(now)
+        .bind(WORKERS_LOST_MAX)
+        .bind(worker.as_str())
         .bind(now.saturating_add(millis(ttl)))
+        .bind(id.as_str())
         .fetch_optional(write.connection())
         .await?;
     let Some(taken) = taken else { return Ok(None) };
@@ -59,8 +135,8 @@ async fn take(write: &mut Write<'_>, worker: &WorkerId, ttl: Duration) -> Result
     }))
 }
 
-fn claim_sql(dialect: Dialect) -> AssertSqlSafe<String> {
-    AssertSqlSafe(format!("{CLAIM} {}) returning id, lease_token, attempt", dialect.for_update_skip_locked()))
+fn with_claimable(sql: &'static str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(sql.replace("{claimable}", CLAIMABLE))
 }
 
 fn started(attempt: i64, worker: &WorkerId) -> NewEvent {

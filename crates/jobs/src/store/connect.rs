@@ -132,7 +132,32 @@ fn sqlite_file(url: &str, path: &str) -> Result<PathBuf> {
     let Some(name) = Path::new(path).file_name() else {
         return refuse("it names no file");
     };
-    Ok(made(directory)?.join(name))
+    let directory = made(directory)?;
+    if let Some(system) = network_file_system(&directory) {
+        return Err(JobsError::NetworkFileSystem { path: directory, system });
+    }
+    Ok(directory.join(name))
+}
+
+/// Magic numbers of `statfs`, as Linux names them. Locks there are not to be relied on, and a WAL needs shared memory.
+const NETWORK_FILE_SYSTEMS: [(u32, &str); 8] = [
+    (0x6969, "NFS"),
+    (0x517b, "SMB"),
+    (0xfe53_4d42, "SMB 2"),
+    (0xff53_4d42, "CIFS"),
+    (0x00c3_6400, "Ceph"),
+    (0x0bd0_0bd0, "Lustre"),
+    (0x0102_1997, "9P"),
+    (0x5346_414f, "AFS"),
+];
+
+fn network_file_system(directory: &Path) -> Option<&'static str> {
+    let magic = rustix::fs::statfs(directory).ok()?.f_type as u32;
+    name_of(magic)
+}
+
+fn name_of(magic: u32) -> Option<&'static str> {
+    NETWORK_FILE_SYSTEMS.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
 }
 
 fn made(directory: &Path) -> Result<PathBuf> {
@@ -164,6 +189,12 @@ mod tests {
         let store = Store::open(&format!("sqlite://{}", file.display())).await.unwrap();
         assert!(store.is_sqlite());
         assert!(file.is_file());
+    }
+
+    #[test]
+    fn a_network_file_system_is_known_by_its_number_and_this_one_is_none() {
+        assert_eq!((name_of(0x6969), name_of(0xef53)), (Some("NFS"), None));
+        assert_eq!(network_file_system(&std::env::temp_dir()), None);
     }
 
     #[tokio::test]

@@ -76,3 +76,20 @@ pub(super) async fn end(write: &mut Write<'_>, id: &JobId, token: i64, attempt: 
     tasks::set_status(write, id, end.status()).await?;
     write.append(id, end.event(attempt)).await
 }
+
+const END_QUEUED: &str = "\
+    update jobs set status = $2, finished_at = $3, error = $4 where id = $1 and status = 'queued'";
+
+/// Ends a job that no worker has.
+pub(super) async fn end_queued(write: &mut Write<'_>, id: &JobId, end: &End) -> Result<()> {
+    let now = write.now;
+    sqlx::query(END_QUEUED)
+        .bind(id.as_str())
+        .bind(end.status().as_str())
+        .bind(now)
+        .bind(end.failure().map(attempts::to_text))
+        .execute(write.connection())
+        .await?;
+    tasks::set_status(write, id, end.status()).await?;
+    write.append(id, end.event(0)).await
+}

@@ -9,8 +9,9 @@ use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewE
 /// Another request with the same key inserts nothing, also when both arrive at once.
 const INSERT: &str = "\
     insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
-    max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings) \
-    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $10, $12, $13, $14, $15, $16, $17) \
+    max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings, \
+    owner, start_by, timeout_ms, requirements, reuse) \
+    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $18, $11, $10, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, $23) \
     on conflict (idempotency_key) do nothing";
 
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
@@ -53,6 +54,8 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
     let now = write.now;
     let (key, digest) = job.idempotency.as_ref().map(|it| (it.key.as_str(), it.request_digest.as_str())).unzip();
     let member = job.member.as_ref();
+    let admission = &job.admission;
+    let run_at = admission.run_at.unwrap_or(now).max(now);
     let inserted = sqlx::query(INSERT)
         .bind(job.id.as_str())
         .bind(job.recipe.as_str())
@@ -71,6 +74,12 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
         .bind(member.map(|it| it.position))
         .bind(member.map(|it| it.variant.as_str()))
         .bind(member.map(|it| Value::Object(it.settings.clone()).to_string()))
+        .bind(run_at)
+        .bind(admission.owner.as_str())
+        .bind(admission.queue_ttl_ms.map(|ttl| run_at.saturating_add(ttl)))
+        .bind(admission.timeout_ms)
+        .bind(serde_json::to_string(&admission.requirements).expect("numbers and words are JSON"))
+        .bind(i64::from(admission.reuse))
         .execute(write.connection())
         .await?;
     Ok(inserted.rows_affected() == 1)
@@ -100,7 +109,8 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Enqueued, EventKind, GroupId, Idempotency, JobsError, Member, NewJob, RecipeFormat, Status,
+        Admission, Enqueued, EventKind, GroupId, Idempotency, JobsError, Member, NewJob, RecipeFormat, Requirements,
+        Status,
         testing::{new_job, on_each_database},
     };
 
@@ -137,6 +147,17 @@ mod tests {
                 metadata: json!({"b": 1, "a": [null]}).as_object().unwrap().clone(),
                 priority: -3,
                 max_attempts: 7,
+                admission: Admission {
+                    queue_ttl_ms: Some(1000),
+                    timeout_ms: Some(2000),
+                    reuse: true,
+                    requirements: Requirements {
+                        memory_bytes: 3,
+                        labels: ["gpu".to_owned()].into(),
+                        ..Requirements::default()
+                    },
+                    ..Admission::default()
+                },
                 member: Some(Member {
                     group: GroupId::generate(),
                     position: 2,
@@ -158,6 +179,14 @@ mod tests {
                 metadata: job.metadata,
                 priority: job.priority,
                 max_attempts: job.max_attempts,
+                admission: Admission {
+                    owner: String::new(),
+                    run_at: None,
+                    queue_ttl_ms: job.start_by.map(|start_by| start_by - job.run_at),
+                    timeout_ms: job.timeout_ms,
+                    reuse: job.reuse,
+                    requirements: job.requirements,
+                },
                 member: job.member,
                 idempotency: None,
             };

@@ -11,9 +11,10 @@ use crate::Result;
 /// Our own name, so that a database shared with another program is no trouble.
 const TABLE: &str = "amalgam_migrations";
 
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "jobs", include_str!("../../../../migrations/0001_jobs.sql")),
     (2, "groups", include_str!("../../../../migrations/0002_groups.sql")),
+    (3, "admission", include_str!("../../../../migrations/0003_admission.sql")),
 ];
 
 /// `run_direct` is what `Migrator::run` calls; the future of `run` itself is not `Send` for a borrowed connection.
@@ -48,8 +49,8 @@ mod tests {
     use super::super::connect;
     use super::{MIGRATIONS, TABLE, migration};
     use crate::{
-        JobFilter, Store,
-        testing::{new_job, on_each_url},
+        Store, WorkerId,
+        testing::{TTL, new_job, on_each_url},
     };
 
     const OLD_JOB: &str = "\
@@ -57,22 +58,24 @@ mod tests {
         values ('job_0190a1b2c3d47e8f90a1b2c3d4e5f607', 'queued', 'r', 'yaml', 'linear', 0, '{}', '{}', '{}', 1, 1)";
 
     #[tokio::test]
-    async fn a_job_of_the_first_schema_is_kept_by_every_later_one() {
-        on_each_url(async |url| {
-            let pools = connect::connect(url).await.unwrap();
-            let mut first = Migrator::with_migrations(vec![migration(MIGRATIONS[0])]);
-            first.dangerous_set_table_name(TABLE);
-            first.run_direct(None, &mut *pools.writer.acquire().await.unwrap(), false).await.unwrap();
-            sqlx::query(OLD_JOB).execute(&pools.writer).await.unwrap();
-            pools.writer.close().await;
-            pools.reader.close().await;
-            let store = Store::open(url).await.unwrap();
-            let filter = JobFilter { status: vec![], group: None, after: None, limit: 10 };
-            let jobs = store.list(&filter).await.unwrap().jobs;
-            assert_eq!((jobs.len(), jobs[0].recipe.as_str(), &jobs[0].member), (1, "r", &None));
-            store.close().await;
-        })
-        .await;
+    async fn a_job_of_any_earlier_schema_is_kept_and_can_be_claimed() {
+        for known in 1..MIGRATIONS.len() {
+            on_each_url(async |url| {
+                let pools = connect::connect(url).await.unwrap();
+                let earlier = MIGRATIONS[..known].iter().copied().map(migration).collect();
+                let mut earlier = Migrator::with_migrations(earlier);
+                earlier.dangerous_set_table_name(TABLE);
+                earlier.run_direct(None, &mut *pools.writer.acquire().await.unwrap(), false).await.unwrap();
+                sqlx::query(OLD_JOB).execute(&pools.writer).await.unwrap();
+                pools.writer.close().await;
+                pools.reader.close().await;
+                let store = Store::open(url).await.unwrap();
+                let lease = store.claim(&WorkerId::generate("new"), TTL).await.unwrap().expect("the old job");
+                assert_eq!((lease.job.recipe.as_str(), &lease.job.member, lease.job.lost), ("r", &None, 0));
+                store.close().await;
+            })
+            .await;
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

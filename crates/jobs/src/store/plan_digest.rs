@@ -1,13 +1,25 @@
-//! Notes which plan a job is made by.
+//! Which plan a job is made by, and what has come of that plan before.
 
-use super::Store;
-use crate::{JobsError, Lease, Result};
+use serde_json::Value;
+
+use super::{Store, row};
+use crate::{JobId, JobsError, Lease, Result};
 
 const SET_PLAN_DIGEST: &str = "\
     update jobs set plan_digest = $3 \
     where id = $1 and lease_token = $2 and status = 'running'";
 
+const PUBLISHED: &str = "\
+    select id, publication from jobs \
+    where plan_digest = $1 and status = 'succeeded' and publication is not null order by finished_at desc limit 10";
+
 impl Store {
+    /// What other jobs have published for this plan, newest first. Whether it is still there is for the caller to see.
+    pub async fn published_by_plan(&self, digest: &str) -> Result<Vec<(JobId, Value)>> {
+        let rows = sqlx::query(PUBLISHED).bind(digest).fetch_all(&self.shared.reader).await?;
+        rows.iter().map(|row| Ok((row::parsed(row, "id")?, row::json(row, "publication")?))).collect()
+    }
+
     pub async fn set_plan_digest(&self, lease: &Lease, digest: &str) -> Result<()> {
         let mut write = self.write().await?;
         let set = sqlx::query(SET_PLAN_DIGEST)

@@ -8,7 +8,8 @@ use crate::{Event, Job, JobsError, Member, Result, word};
 const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
-    finished_at, event_seq, group_id, group_position, variant, variant_settings \
+    finished_at, event_seq, group_id, group_position, variant, variant_settings, \
+    lost, run_at, start_by, timeout_ms, reuse, requirements \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.
@@ -31,6 +32,12 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
         priority: row.try_get("priority")?,
         attempt: row.try_get("attempt")?,
         max_attempts: row.try_get("max_attempts")?,
+        lost: row.try_get("lost")?,
+        run_at: row.try_get("run_at")?,
+        start_by: row.try_get("start_by")?,
+        timeout_ms: row.try_get("timeout_ms")?,
+        reuse: row.try_get::<i64, _>("reuse")? != 0,
+        requirements: json(row, "requirements")?,
         member: member(row)?,
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         progress: optional_json(row, "progress")?,
@@ -85,11 +92,11 @@ fn optional_word<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Res
     text.map(|text| word::parse(&text).map_err(|error| corrupt(column, error))).transpose()
 }
 
-fn json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
+pub(super) fn json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
     serde_json::from_str(&row.try_get::<String, _>(column)?).map_err(|error| corrupt(column, error))
 }
 
-fn optional_json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
+pub(super) fn optional_json<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<Option<T>> {
     let text: Option<String> = row.try_get(column)?;
     text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt(column, error))).transpose()
 }

@@ -2,11 +2,14 @@
 
 use sqlx::{Any, AnyConnection, Transaction};
 
-use super::{Store, connect::Dialect, row};
+use super::{Store, connect::Dialect, listen, row};
 use crate::{Job, JobId, NewEvent, Result};
 
 /// Postgres tells the time, so that no two nodes disagree on when a lease ends.
 const POSTGRES_NOW: &str = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
+
+/// The number is any that no other program is likely to choose: "amalgam" as bytes.
+const CLAIM_LOCK: &str = "select pg_advisory_xact_lock(27422943320629613)";
 
 const NEXT_SEQ: &str = "update jobs set event_seq = event_seq + 1 where id = $1 returning event_seq";
 
@@ -20,6 +23,8 @@ pub(super) struct Write<'a> {
     transaction: Transaction<'static, Any>,
     /// Read when the transaction began, so on the early side: a lease never seems to last longer than it does.
     pub(super) now: i64,
+    /// Something is told that other processes wait for.
+    tells: bool,
 }
 
 impl Store {
@@ -32,11 +37,20 @@ impl Store {
             }
             Err(error) => return Err(error.into()),
         };
-        let now = match self.shared.dialect {
+        let now = self.now_on(&mut transaction).await?;
+        Ok(Write { store: self, transaction, now, tells: false })
+    }
+
+    /// The time that leases are judged by.
+    pub(super) async fn now(&self) -> Result<i64> {
+        self.now_on(&mut *self.shared.reader.acquire().await?).await
+    }
+
+    async fn now_on(&self, connection: &mut AnyConnection) -> Result<i64> {
+        Ok(match self.shared.dialect {
             Dialect::Sqlite => (self.shared.clock)(),
-            Dialect::Postgres => sqlx::query_scalar(POSTGRES_NOW).fetch_one(&mut *transaction).await?,
-        };
-        Ok(Write { store: self, transaction, now })
+            Dialect::Postgres => sqlx::query_scalar(POSTGRES_NOW).fetch_one(connection).await?,
+        })
     }
 
     async fn begin(&self) -> sqlx::Result<Transaction<'static, Any>> {
@@ -58,6 +72,15 @@ impl Write<'_> {
         &mut self.transaction
     }
 
+    /// Until this transaction ends no other claims: what a claim counts must still be so when it takes the job. SQLite has
+    /// one writer anyway.
+    pub(super) async fn one_claim_at_a_time(&mut self) -> Result<()> {
+        if self.dialect() == Dialect::Postgres {
+            sqlx::query(CLAIM_LOCK).execute(self.connection()).await?;
+        }
+        Ok(())
+    }
+
     /// Gives the event the next `seq` of its job.
     pub(super) async fn append(&mut self, id: &JobId, event: NewEvent) -> Result<()> {
         let seq: i64 = sqlx::query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
@@ -71,6 +94,7 @@ impl Write<'_> {
             .bind(self.now)
             .execute(&mut *self.transaction)
             .await?;
+        self.tells = true;
         Ok(())
     }
 
@@ -87,9 +111,18 @@ impl Write<'_> {
     }
 
     /// Commits, and wakes those who wait for a change.
-    pub(super) async fn commit(self) -> Result<()> {
+    pub(super) async fn commit(mut self) -> Result<()> {
+        if self.tells && self.dialect() == Dialect::Postgres {
+            sqlx::query(listen::NOTIFY).execute(self.connection()).await?;
+        }
         self.transaction.commit().await?;
         self.store.shared.wrote.notify_waiters();
+        Ok(())
+    }
+
+    /// Commits what nobody waits for.
+    pub(super) async fn commit_quietly(self) -> Result<()> {
+        self.transaction.commit().await?;
         Ok(())
     }
 

@@ -1,0 +1,162 @@
+//! What workers say of themselves. It is for people to look at: no lease and no claim rests on it.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use sqlx::{Row, any::AnyRow};
+
+use super::{Store, millis, row};
+use crate::{Result, WorkerId};
+
+const REPORT: &str = "\
+    insert into workers (id, about, started_at, seen_at) values ($1, $2, $3, $3) \
+    on conflict (id) do update set about = excluded.about, seen_at = excluded.seen_at \
+    returning drain_requested_at";
+
+const STOPPED: &str = "update workers set stopped_at = $2, seen_at = $2 where id = $1";
+
+const DRAIN: &str = "\
+    update workers set drain_requested_at = coalesce(drain_requested_at, $2) \
+    where id = $1 and stopped_at is null";
+
+const LIST: &str = "\
+    select id, about, started_at, seen_at, drain_requested_at, stopped_at from workers \
+    where stopped_at is null and seen_at > $1 order by started_at, id limit 1000";
+
+const RUNNING: &str = "select id, lease_owner from jobs where status = 'running' order by id limit 10000";
+
+const FORGET: &str = "delete from workers where seen_at < $1";
+
+/// Times are milliseconds since the epoch.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorkerRow {
+    pub id: String,
+    pub about: Value,
+    pub started_at: i64,
+    pub seen_at: i64,
+    pub drain_requested_at: Option<i64>,
+    /// The jobs whose leases it holds.
+    pub jobs: Vec<String>,
+}
+
+impl Store {
+    /// Tells that a worker lives, and what it is; whether it is asked to drain.
+    pub async fn report_worker(&self, worker: &WorkerId, about: &Value) -> Result<bool> {
+        let mut write = self.write().await?;
+        let now = write.now;
+        let row = sqlx::query(REPORT)
+            .bind(worker.as_str())
+            .bind(about.to_string())
+            .bind(now)
+            .fetch_one(write.connection())
+            .await?;
+        let drain: Option<i64> = row.try_get("drain_requested_at")?;
+        // nobody waits for this
+        write.commit_quietly().await?;
+        Ok(drain.is_some())
+    }
+
+    pub async fn worker_stopped(&self, worker: &WorkerId) -> Result<()> {
+        let mut write = self.write().await?;
+        let now = write.now;
+        sqlx::query(STOPPED).bind(worker.as_str()).bind(now).execute(write.connection()).await?;
+        write.commit_quietly().await
+    }
+
+    /// Asks a worker to begin no more jobs and to end when those it has are done. Whether there is such a worker.
+    pub async fn drain_worker(&self, worker: &str) -> Result<bool> {
+        let mut write = self.write().await?;
+        let now = write.now;
+        let asked = sqlx::query(DRAIN).bind(worker).bind(now).execute(write.connection()).await?;
+        write.commit().await?;
+        Ok(asked.rows_affected() == 1)
+    }
+
+    /// The workers that were heard of within `within`.
+    pub async fn workers(&self, within: Duration) -> Result<Vec<WorkerRow>> {
+        let since = self.now().await?.saturating_sub(millis(within));
+        let reader = &self.shared.reader;
+        let running = sqlx::query(RUNNING).fetch_all(reader).await?;
+        let workers = sqlx::query(LIST).bind(since).fetch_all(reader).await?;
+        workers.iter().map(|worker| of_row(worker, &running)).collect()
+    }
+
+    /// Forgets workers that were not heard of for so long.
+    pub(super) async fn forget_workers(&self, silent_for: Duration) -> Result<u64> {
+        let mut write = self.write().await?;
+        let before = write.now.saturating_sub(millis(silent_for));
+        let forgotten = sqlx::query(FORGET).bind(before).execute(write.connection()).await?;
+        write.commit_quietly().await?;
+        Ok(forgotten.rows_affected())
+    }
+}
+
+fn of_row(worker: &AnyRow, running: &[AnyRow]) -> Result<WorkerRow> {
+    let id: String = worker.try_get("id")?;
+    let mut jobs = Vec::new();
+    for job in running {
+        if job.try_get::<Option<String>, _>("lease_owner")?.as_deref() == Some(&id) {
+            jobs.push(job.try_get("id")?);
+        }
+    }
+    Ok(WorkerRow {
+        about: row::json(worker, "about")?,
+        started_at: worker.try_get("started_at")?,
+        seen_at: worker.try_get("seen_at")?,
+        drain_requested_at: worker.try_get("drain_requested_at")?,
+        jobs,
+        id,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use crate::{
+        WorkerId,
+        testing::{TTL, new_job, on_each_database},
+    };
+
+    #[tokio::test]
+    async fn a_worker_is_listed_until_it_stops_and_hears_that_it_is_to_drain() {
+        on_each_database(async |fixture| {
+            let (one, other) = (WorkerId::generate("one"), WorkerId::generate("other"));
+            assert!(!fixture.store.report_worker(&one, &json!({"slots": 1})).await.unwrap());
+            assert!(!fixture.store.report_worker(&other, &json!({})).await.unwrap());
+            let job = fixture.enqueue(new_job()).await.id;
+            fixture.store.claim(&one, TTL).await.unwrap().expect("the job");
+            let listed = fixture.store.workers(TTL).await.unwrap();
+            assert_eq!(listed.len(), 2);
+            assert_eq!((listed[0].id.as_str(), &listed[0].about), (one.as_str(), &json!({"slots": 1})));
+            assert_eq!((listed[0].jobs.as_slice(), listed[1].jobs.len()), ([job.to_string()].as_slice(), 0));
+            assert!(fixture.store.drain_worker(one.as_str()).await.unwrap());
+            assert!(!fixture.store.drain_worker("nobody").await.unwrap());
+            assert!(fixture.store.report_worker(&one, &json!({"slots": 2})).await.unwrap());
+            assert!(!fixture.store.report_worker(&other, &json!({})).await.unwrap());
+            fixture.store.worker_stopped(&other).await.unwrap();
+            let listed = fixture.store.workers(TTL).await.unwrap();
+            assert_eq!((listed.len(), &listed[0].about), (1, &json!({"slots": 2})));
+            assert!(listed[0].drain_requested_at.is_some());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_not_heard_of_is_not_listed_and_then_forgotten() {
+        on_each_database(async |fixture| {
+            if !fixture.store.is_sqlite() {
+                // the clock of Postgres is not ours to move
+                return;
+            }
+            fixture.store.report_worker(&WorkerId::generate("gone"), &json!({})).await.unwrap();
+            fixture.advance(Duration::from_secs(100)).await;
+            assert!(fixture.store.workers(TTL).await.unwrap().is_empty());
+            assert_eq!(fixture.store.forget_workers(TTL * 2).await.unwrap(), 0);
+            assert_eq!(fixture.store.forget_workers(TTL).await.unwrap(), 1);
+        })
+        .await;
+    }
+}
