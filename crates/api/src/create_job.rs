@@ -7,7 +7,8 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use jobs::{Enqueued, GroupId, Idempotency, Job, JobId, Member, NewJob};
+use engine::StagedPlan;
+use jobs::{Admission, Enqueued, GroupId, Idempotency, Job, JobId, Member, NewJob, Requirements};
 use recipe::Variant;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -80,6 +81,11 @@ impl Created {
         ("lenient" = Option<bool>, Query, description = "With a YAML body: unknown names in the recipe are warnings"),
         ("priority" = Option<i64>, Query, description = "With a YAML body: -1000 to 1000, higher goes first"),
         ("max_attempts" = Option<i64>, Query, description = "With a YAML body: 1 to 10, else 3"),
+        ("timeout_seconds" = Option<i64>, Query, description = "With a YAML body: an attempt that takes longer is stopped, and the job fails"),
+        ("queue_ttl_seconds" = Option<i64>, Query, description = "With a YAML body: a job that no worker has begun for so long fails"),
+        ("run_at" = Option<String>, Query, description = "With a YAML body: not to be begun before this time, as 2026-01-31T08:00:00Z"),
+        ("reuse" = Option<bool>, Query, description = "With a YAML body: succeed with what another job published for the same plan, if it is still there"),
+        ("worker_label" = Option<Vec<String>>, Query, description = "With a YAML body: only workers that carry it take the job; repeatable"),
         ("label" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("metadata" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters. The same request with the same key makes one job"),
@@ -124,7 +130,7 @@ pub(crate) async fn create_job(
     if let Some(replayed) = replayed(&api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
-    let planned = planning::plan(&api, request, |_, plan| plan.result().about.name.to_owned()).await?;
+    let planned = planning::plan(&api, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();
     let mut jobs = new_jobs(planned, key);
     if let [job] = jobs.as_slice()
@@ -159,15 +165,30 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     }
 }
 
+/// What the queue is told of a plan.
+struct Facts {
+    method: String,
+    memory_bytes: u64,
+    disk_bytes: u64,
+}
+
+impl Facts {
+    fn of(plan: &StagedPlan) -> Facts {
+        let summary = plan.summary(false);
+        Facts { method: summary.method.to_owned(), memory_bytes: summary.memory_bytes, disk_bytes: summary.disk_bytes }
+    }
+}
+
 /// A job for each merge. The key stands on the first, and so for all.
-fn new_jobs(planned: Planned<String>, key: Option<String>) -> Vec<NewJob> {
+fn new_jobs(planned: Planned<Facts>, key: Option<String>) -> Vec<NewJob> {
     let Planned { request, merges, .. } = planned;
     let group = GroupId::generate();
     let mut idempotency = key.map(|key| Idempotency { key, request_digest: request.digest.clone() });
-    let job = |(position, merge): (usize, PlannedMerge<String>)| NewJob {
+    let job = |(position, merge): (usize, PlannedMerge<Facts>)| NewJob {
         id: JobId::generate(),
         recipe_format: request.recipe.format(),
-        method: merge.of_plan,
+        admission: admission(&request, &merge.of_plan),
+        method: merge.of_plan.method,
         lenient: request.lenient,
         output: output(planning::output_of(&request, &merge.variant)),
         labels: request.labels.clone(),
@@ -179,6 +200,23 @@ fn new_jobs(planned: Planned<String>, key: Option<String>) -> Vec<NewJob> {
         idempotency: idempotency.take(),
     };
     merges.into_iter().enumerate().map(job).collect()
+}
+
+fn admission(request: &MergeRequest, facts: &Facts) -> Admission {
+    let ms = |seconds: i64| seconds.saturating_mul(1000);
+    Admission {
+        owner: String::new(),
+        run_at: request.run_at,
+        queue_ttl_ms: request.queue_ttl_seconds.map(ms),
+        timeout_ms: request.timeout_seconds.map(ms),
+        reuse: request.reuse,
+        requirements: Requirements {
+            memory_bytes: facts.memory_bytes,
+            disk_bytes: facts.disk_bytes,
+            gpu_memory_bytes: 0,
+            labels: request.worker_labels.clone(),
+        },
+    }
 }
 
 fn member(group: &GroupId, position: usize, variant: &Variant) -> Option<Member> {

@@ -23,7 +23,9 @@ use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
     )
 )]
 pub(crate) async fn get_job(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<JobObject>> {
-    Ok(Json(JobObject::from(find(&api.store, &id).await?)))
+    let job = find(&api.store, &id).await?;
+    let attempts = api.store.attempts(&job.id).await?;
+    Ok(Json(JobObject::from(job).with_attempts(attempts)))
 }
 
 /// What is no id names no job either.

@@ -16,7 +16,8 @@ pub(crate) async fn index() -> Json<Value> {
     Json(json!({
         "name": "amalgam",
         "links": {
-            "jobs": "/v1/jobs", "plans": "/v1/plans", "methods": "/v1/methods", "openapi": "/openapi.yaml",
+            "jobs": "/v1/jobs", "plans": "/v1/plans", "methods": "/v1/methods", "workers": "/v1/workers",
+            "queue": "/v1/queue", "openapi": "/openapi.yaml",
             "version": "/version", "health": "/healthz", "ready": "/readyz",
         },
     }))

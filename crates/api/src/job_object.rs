@@ -1,6 +1,6 @@
 //! A job as clients see it.
 
-use jobs::{Job, JobFailure};
+use jobs::{Attempt, Job, JobFailure, Requirements};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -33,7 +33,18 @@ pub(crate) struct JobObject {
     priority: i64,
     /// How often a worker began it.
     attempt: i64,
+    /// How often it may be tried, attempts that ended for no fault of its own not counted.
     max_attempts: i64,
+    /// How many of its workers were lost; with the third the job fails.
+    workers_lost: i64,
+    timeout_seconds: Option<f64>,
+    /// When it may be begun: later than it was made where the request says so, or between attempts.
+    #[schema(format = DateTime)]
+    run_at: String,
+    /// A job that no worker has begun by then fails.
+    #[schema(format = DateTime)]
+    start_by: Option<String>,
+    requirements: RequirementsObject,
     /// The jobs of the same request, where it had variants.
     #[schema(example = "group_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
     group_id: Option<String>,
@@ -43,6 +54,9 @@ pub(crate) struct JobObject {
     progress: Option<ProgressObject>,
     /// Why a failed job failed.
     error: Option<ErrorObject>,
+    /// Every attempt with its end; in the answer for one job alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts: Option<Vec<AttemptObject>>,
     /// The artifact at its target.
     #[schema(value_type = Option<Object>)]
     publication: Option<Value>,
@@ -123,6 +137,55 @@ pub(crate) struct ErrorObject {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Attempt)]
+pub(crate) struct AttemptObject {
+    attempt: i64,
+    worker: String,
+    #[schema(format = DateTime)]
+    started_at: String,
+    /// Absent while it goes on.
+    #[schema(format = DateTime)]
+    finished_at: Option<String>,
+    /// `succeeded`, `failed`, `cancelled`, `retried`, `released` or `worker_lost`.
+    outcome: Option<String>,
+    error: Option<ErrorObject>,
+}
+
+impl From<Attempt> for AttemptObject {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            attempt: attempt.attempt,
+            worker: attempt.worker,
+            started_at: rfc3339(attempt.started_at),
+            finished_at: attempt.finished_at.map(rfc3339),
+            outcome: attempt.outcome,
+            error: attempt.error.map(ErrorObject::from),
+        }
+    }
+}
+
+/// What its worker must have: sizes by its plan, labels by the request.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Requirements)]
+pub(crate) struct RequirementsObject {
+    memory_bytes: u64,
+    disk_bytes: u64,
+    gpu_memory_bytes: u64,
+    worker_labels: Vec<String>,
+}
+
+impl From<Requirements> for RequirementsObject {
+    fn from(needed: Requirements) -> Self {
+        Self {
+            memory_bytes: needed.memory_bytes,
+            disk_bytes: needed.disk_bytes,
+            gpu_memory_bytes: needed.gpu_memory_bytes,
+            worker_labels: needed.labels.into_iter().collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Links {
     #[serde(rename = "self")]
     itself: String,
@@ -148,10 +211,16 @@ impl From<Job> for JobObject {
             priority: job.priority,
             attempt: job.attempt,
             max_attempts: job.max_attempts,
+            workers_lost: job.lost,
+            timeout_seconds: job.timeout_ms.map(|ms| ms as f64 / 1000.0),
+            run_at: rfc3339(job.run_at),
+            start_by: job.start_by.map(rfc3339),
+            requirements: RequirementsObject::from(job.requirements),
             group_id: job.member.as_ref().map(|member| member.group.to_string()),
             variant: job.member.map(|member| member.variant),
             progress: job.progress.as_ref().map(ProgressObject::from),
             error: job.error.map(ErrorObject::from),
+            attempts: None,
             publication: job.publication,
             plan_digest: job.plan_digest,
             worker: job.worker,
@@ -165,6 +234,11 @@ impl From<Job> for JobObject {
 }
 
 impl JobObject {
+    pub(crate) fn with_attempts(mut self, attempts: Vec<Attempt>) -> Self {
+        self.attempts = Some(attempts.into_iter().map(AttemptObject::from).collect());
+        self
+    }
+
     pub(crate) fn location(&self) -> &str {
         &self.links.itself
     }

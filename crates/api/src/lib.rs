@@ -24,6 +24,7 @@ mod planning;
 mod posted_recipe;
 mod problem;
 mod query;
+mod queue;
 mod read_events;
 mod request_id;
 mod router;
@@ -32,6 +33,7 @@ mod same_origin;
 mod testing;
 mod timestamp;
 mod version;
+mod workers;
 
 pub use api::{Api, ApiConfig};
 pub use openapi::openapi_yaml;
@@ -56,6 +58,8 @@ pub mod limits {
     pub const ATTEMPTS: RangeInclusive<i64> = 1..=10;
     pub const ATTEMPTS_DEFAULT: i64 = 3;
     pub const PRIORITY: RangeInclusive<i64> = -1000..=1000;
+    /// Of `timeout_seconds` and `queue_ttl_seconds`: up to a year.
+    pub const SECONDS: RangeInclusive<i64> = 1..=365 * 24 * 3600;
     /// Characters of an idempotency key.
     pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
     /// Characters of a request id that a client may choose.

@@ -3,20 +3,36 @@
 //! Both forms become one map of options, so that they refuse the same mistakes; what belongs into the recipe (`options`,
 //! `variants`, `grid`) may stand beside it in the object only.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
 use axum::http::{HeaderMap, header};
 use recipe::escape;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::limits::{ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, VALUE_CHARS_MAX};
+use crate::limits::{ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, SECONDS, VALUE_CHARS_MAX};
 use crate::posted_recipe::{Posted, PostedRecipe};
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::query::Pairs;
+use crate::timestamp::milliseconds;
 
 const YAML_TYPES: [&str; 3] = ["application/yaml", "text/yaml", "application/x-yaml"];
-const QUERY_KEYS: [&str; 6] = ["output", "lenient", "priority", "max_attempts", "label", "metadata"];
-const BODY_KEYS: [&str; 11] = [
+const QUERY_KEYS: [&str; 11] = [
+    "output",
+    "lenient",
+    "priority",
+    "max_attempts",
+    "timeout_seconds",
+    "queue_ttl_seconds",
+    "run_at",
+    "reuse",
+    "worker_label",
+    "label",
+    "metadata",
+];
+const BODY_KEYS: [&str; 16] = [
     "recipe",
     "recipe_yaml",
     "options",
@@ -28,6 +44,11 @@ const BODY_KEYS: [&str; 11] = [
     "lenient",
     "priority",
     "max_attempts",
+    "timeout_seconds",
+    "queue_ttl_seconds",
+    "run_at",
+    "reuse",
+    "worker_labels",
 ];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -40,6 +61,13 @@ pub(crate) struct MergeRequest {
     pub(crate) lenient: bool,
     pub(crate) priority: i64,
     pub(crate) max_attempts: i64,
+    pub(crate) timeout_seconds: Option<i64>,
+    pub(crate) queue_ttl_seconds: Option<i64>,
+    /// Milliseconds since the epoch.
+    pub(crate) run_at: Option<i64>,
+    /// What another job has published for the same plan will do.
+    pub(crate) reuse: bool,
+    pub(crate) worker_labels: BTreeSet<String>,
     /// Equal requests have equal digests.
     pub(crate) digest: String,
 }
@@ -102,14 +130,20 @@ fn yaml_body(query: &Pairs, more: &[&str], body: &[u8]) -> Result<Map<String, Va
     if let Some(output) = query.parsed::<String>("output")? {
         map.insert("output".to_owned(), json!(output));
     }
-    if let Some(lenient) = query.flag("lenient")? {
-        map.insert("lenient".to_owned(), json!(lenient));
+    for key in ["lenient", "reuse"] {
+        if let Some(flag) = query.flag(key)? {
+            map.insert(key.to_owned(), json!(flag));
+        }
     }
-    for key in ["priority", "max_attempts"] {
+    for key in ["priority", "max_attempts", "timeout_seconds", "queue_ttl_seconds"] {
         if let Some(number) = query.parsed::<i64>(key)? {
             map.insert(key.to_owned(), json!(number));
         }
     }
+    if let Some(run_at) = query.parsed::<String>("run_at")? {
+        map.insert("run_at".to_owned(), json!(run_at));
+    }
+    map.insert("worker_labels".to_owned(), query.all("worker_label").collect());
     map.insert("labels".to_owned(), Value::Object(pairs(query, "label")?));
     map.insert("metadata".to_owned(), Value::Object(pairs(query, "metadata")?));
     Ok(map)
@@ -154,6 +188,11 @@ fn decode(map: Map<String, Value>, digest: String) -> Result<MergeRequest> {
         lenient: decoder.flag("lenient"),
         priority: decoder.integer("priority", PRIORITY, 0),
         max_attempts: decoder.integer("max_attempts", ATTEMPTS, ATTEMPTS_DEFAULT),
+        timeout_seconds: decoder.optional_integer("timeout_seconds", SECONDS),
+        queue_ttl_seconds: decoder.optional_integer("queue_ttl_seconds", SECONDS),
+        run_at: decoder.time("run_at"),
+        reuse: decoder.flag("reuse"),
+        worker_labels: decoder.words("worker_labels"),
         digest,
     };
     if decoder.findings.is_empty() { Ok(request) } else { Err(invalid(decoder.findings)) }
@@ -289,14 +328,42 @@ impl Decoder {
         }
     }
 
-    fn integer(&mut self, key: &str, range: std::ops::RangeInclusive<i64>, default: i64) -> i64 {
-        let Some(value) = self.take(key) else { return default };
+    fn integer(&mut self, key: &str, range: RangeInclusive<i64>, default: i64) -> i64 {
+        self.optional_integer(key, range).unwrap_or(default)
+    }
+
+    fn optional_integer(&mut self, key: &str, range: RangeInclusive<i64>) -> Option<i64> {
+        let value = self.take(key)?;
         if let Some(number) = value.as_i64().filter(|n| range.contains(n)) {
-            return number;
+            return Some(number);
         }
         let detail = format!("`{key}` is {value}; it is a whole number from {} to {}", range.start(), range.end());
         self.error(format!("/{key}"), "invalid_value", detail);
-        default
+        None
+    }
+
+    fn time(&mut self, key: &str) -> Option<i64> {
+        let value = self.take(key)?;
+        let time = value.as_str().and_then(milliseconds);
+        if time.is_none() {
+            let detail = format!("`{key}` is {value}; it is a time as 2026-01-31T08:00:00Z");
+            self.error(format!("/{key}"), "invalid_value", detail);
+        }
+        time
+    }
+
+    fn words(&mut self, key: &str) -> BTreeSet<String> {
+        let fits = |word: &Value| word.as_str().is_some_and(|w| (1..=KEY_CHARS_MAX).contains(&w.chars().count()));
+        match self.take(key) {
+            None => return BTreeSet::new(),
+            Some(Value::Array(words)) if words.len() <= PAIRS_MAX && words.iter().all(fits) => {
+                return words.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+            }
+            Some(_) => {}
+        }
+        let detail = format!("`{key}` is a list of at most {PAIRS_MAX} texts of 1 to {KEY_CHARS_MAX} characters");
+        self.error(format!("/{key}"), "invalid_value", detail);
+        BTreeSet::new()
     }
 }
 
@@ -331,6 +398,20 @@ pub(crate) struct MergeRequestBody {
     priority: Option<i64>,
     #[schema(minimum = 1, maximum = 10, default = 3)]
     max_attempts: Option<i64>,
+    /// An attempt that takes longer is stopped, and the job fails.
+    #[schema(minimum = 1, maximum = 31536000)]
+    timeout_seconds: Option<i64>,
+    /// A job that no worker has begun for so long after its time fails.
+    #[schema(minimum = 1, maximum = 31536000)]
+    queue_ttl_seconds: Option<i64>,
+    /// Not to be begun before this time.
+    #[schema(format = DateTime)]
+    run_at: Option<String>,
+    /// Succeed with what another job has published for the same plan, if it is still there; only where no output is named.
+    #[schema(default = false)]
+    reuse: Option<bool>,
+    /// Only workers that carry all of these take the job. At most 16, of 64 characters.
+    worker_labels: Option<Vec<String>>,
 }
 
 /// The recipe as an object, or as a list of them: stages, of which later ones may use earlier ones by name.

@@ -19,6 +19,7 @@ use crate::router::routes;
         (name = "jobs", description = "Merges, from recipe to publication"),
         (name = "groups", description = "The jobs of one request, one for each variant"),
         (name = "plans", description = "What a merge would do, and what it can do"),
+        (name = "workers", description = "Who runs the jobs, and whether they are begun"),
         (name = "server", description = "The server itself"),
     )
 )]

@@ -201,6 +201,8 @@ impl From<JobsError> for Problem {
             JobsError::LeaseLost
             | JobsError::Url { .. }
             | JobsError::Directory { .. }
+            | JobsError::NetworkFileSystem { .. }
+            | JobsError::Backup(_)
             | JobsError::Migrate(_)
             | JobsError::Corrupt { .. } => Self::internal().because(error),
         }

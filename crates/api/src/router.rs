@@ -15,7 +15,7 @@ use crate::request_id::request_id;
 use crate::same_origin::same_origin;
 use crate::{
     Api, cancel_group, cancel_job, create_job, create_plan, get_group, get_job, health, index, list_jobs, list_methods,
-    read_events, version,
+    queue, read_events, version, workers,
 };
 
 pub fn router(api: Api) -> Router {
@@ -39,6 +39,11 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cancel_group::cancel_group))
         .routes(routes!(create_plan::create_plan))
         .routes(routes!(list_methods::list_methods))
+        .routes(routes!(workers::list_workers))
+        .routes(routes!(workers::drain_worker))
+        .routes(routes!(queue::get_queue))
+        .routes(routes!(queue::pause_queue))
+        .routes(routes!(queue::resume_queue))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(version::version))

@@ -1,4 +1,4 @@
-//! Times leave as RFC 3339, in UTC.
+//! Times come and leave as RFC 3339; they leave in UTC.
 
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -12,9 +12,22 @@ pub(crate) fn rfc3339(ms: i64) -> String {
         .unwrap_or_default()
 }
 
+/// Since the epoch; `None` for what is no time.
+pub(crate) fn milliseconds(text: &str) -> Option<i64> {
+    let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
+    i64::try_from(time.unix_timestamp_nanos() / NANOSECONDS_PER_MS).ok()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::{milliseconds, rfc3339};
+
+    #[test]
+    fn a_date_becomes_milliseconds() {
+        assert_eq!(milliseconds("2023-11-14T22:13:20.123Z"), Some(1_700_000_000_123));
+        assert_eq!(milliseconds("2023-11-15T00:13:20.123+02:00"), Some(1_700_000_000_123));
+        assert_eq!(milliseconds("tomorrow"), None);
+    }
 
     #[test]
     fn milliseconds_become_a_date() {

@@ -21,6 +21,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run one more worker on the same database.
     Worker(WorkerArgs),
+    /// Copy the SQLite database to a file, while it is in use.
+    Backup(BackupArgs),
     /// Merge here, without a server.
     Merge(MergeCommand),
     /// Check a recipe; models that are on this machine are checked by their headers.
@@ -54,6 +56,17 @@ pub struct WorkerArgs {
     /// Begins the worker's id; the host's name by default.
     #[arg(long)]
     pub name: Option<String>,
+    /// Run what is queued, and end.
+    #[arg(long)]
+    pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupArgs {
+    /// The file to make; it must not exist.
+    pub to: PathBuf,
+    #[command(flatten)]
+    pub config: ConfigArgs,
 }
 
 #[derive(Debug, Args)]

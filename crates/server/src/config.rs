@@ -1,11 +1,14 @@
 //! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file and
 //! `cli.rs` are the only ones that read the environment.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use checkpoint::{Access, OutputRoots};
 use clap::{Args, ValueEnum};
+use jobs::{Limits, Retention};
 use serde::Deserialize;
 
 use crate::report::Failure;
@@ -120,6 +123,32 @@ pub struct Values {
     /// Workers inside the server [default: 1 on SQLite, 0 on Postgres].
     #[arg(long, env = "AMALGAM_WORKERS")]
     pub workers: Option<usize>,
+    /// Jobs that a worker runs at once [default: 1].
+    #[arg(long, env = "AMALGAM_SLOTS")]
+    pub slots: Option<usize>,
+    /// Memory for all jobs that a worker runs at once; a job waits while its plan needs more than is left
+    /// [default: no limit].
+    #[arg(long, env = "AMALGAM_WORKER_MEMORY")]
+    pub worker_memory: Option<Bytes>,
+    /// What jobs may ask of their worker, as in `gpu-node`; repeatable.
+    #[arg(long, env = "AMALGAM_WORKER_LABEL", value_delimiter = ',')]
+    #[serde(default)]
+    pub worker_label: Vec<String>,
+    /// Jobs that run at once, over all workers [default: no limit].
+    #[arg(long, env = "AMALGAM_RUNNING_MAX")]
+    pub running_max: Option<u32>,
+    /// How long a worker that was not heard of keeps its jobs, in seconds [default: 60].
+    #[arg(long, env = "AMALGAM_LEASE_SECONDS")]
+    pub lease_seconds: Option<u64>,
+    /// A job that makes no progress for so many seconds is stopped and tried again [default: 1800].
+    #[arg(long, env = "AMALGAM_STALL_SECONDS")]
+    pub stall_seconds: Option<u64>,
+    /// Jobs are forgotten so many days after their end, with their events; their artifacts stay [default: never].
+    #[arg(long, env = "AMALGAM_KEEP_JOBS_DAYS")]
+    pub keep_jobs_days: Option<u64>,
+    /// Event logs are forgotten so many days after the end of their job [default: with the job].
+    #[arg(long, env = "AMALGAM_KEEP_EVENTS_DAYS")]
+    pub keep_events_days: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     pub merge: MergeArgs,
@@ -145,6 +174,14 @@ impl Values {
             source_root: first(self.source_root, other.source_root),
             output_root: first(self.output_root, other.output_root),
             workers: self.workers.or(other.workers),
+            slots: self.slots.or(other.slots),
+            worker_memory: self.worker_memory.or(other.worker_memory),
+            worker_label: first(self.worker_label, other.worker_label),
+            running_max: self.running_max.or(other.running_max),
+            lease_seconds: self.lease_seconds.or(other.lease_seconds),
+            stall_seconds: self.stall_seconds.or(other.stall_seconds),
+            keep_jobs_days: self.keep_jobs_days.or(other.keep_jobs_days),
+            keep_events_days: self.keep_events_days.or(other.keep_events_days),
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -165,6 +202,14 @@ pub struct Config {
     pub access: Access,
     pub outputs: OutputRoots,
     pub workers: usize,
+    /// Of each worker.
+    pub slots: usize,
+    pub worker_memory: Option<u64>,
+    pub worker_labels: BTreeSet<String>,
+    pub limits: Limits,
+    pub lease: Duration,
+    pub stall: Duration,
+    pub retention: Retention,
     pub settings: engine::Settings,
     pub log: String,
     pub log_format: LogFormat,
@@ -176,6 +221,13 @@ impl ConfigArgs {
             Some(path) => self.values.or(read(path)?),
             None => self.values,
         };
+        bounded(values.slots.unwrap_or(1), WORKERS_MAX).map_err(|e| Failure::refused(format!("slots: {e}")))?;
+        if [values.lease_seconds, values.stall_seconds].contains(&Some(0))
+            || values.running_max == Some(0)
+            || values.slots == Some(0)
+        {
+            return Err(Failure::refused("slots, running_max, lease_seconds and stall_seconds are at least 1"));
+        }
         bounded(values.workers.unwrap_or(0), WORKERS_MAX).map_err(|e| Failure::refused(format!("workers: {e}")))?;
         bounded(values.merge.threads.unwrap_or(0), THREADS_MAX)
             .map_err(|e| Failure::refused(format!("threads: {e}")))?;
@@ -203,6 +255,17 @@ impl ConfigArgs {
             listen,
             allowed_hosts: allowed_hosts(values.allowed_host, listen),
             workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
+            slots: values.slots.unwrap_or(1),
+            worker_memory: values.worker_memory.map(|memory| memory.0),
+            worker_labels: values.worker_label.into_iter().collect(),
+            limits: Limits { running_max: values.running_max.unwrap_or(u32::MAX), ..Limits::NONE },
+            lease: values.lease_seconds.map_or(worker::LEASE, Duration::from_secs),
+            stall: values.stall_seconds.map_or(worker::STALL, Duration::from_secs),
+            retention: Retention {
+                jobs: values.keep_jobs_days.map(days),
+                events: values.keep_events_days.map(days),
+                workers: Some(days(1)),
+            },
             database,
             artifacts,
             work: data_dir.join("work"),
@@ -214,6 +277,10 @@ impl ConfigArgs {
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })
     }
+}
+
+fn days(count: u64) -> Duration {
+    Duration::from_secs(count.saturating_mul(24 * 3600))
 }
 
 fn allowed_hosts(named: Vec<String>, listen: SocketAddr) -> Option<Vec<String>> {

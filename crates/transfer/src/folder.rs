@@ -117,6 +117,11 @@ fn uri(path: &Path) -> String {
     format!("file://{}", std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display())
 }
 
+/// The folder that a publication's address names.
+pub(crate) fn path_of(uri: &str) -> Option<PathBuf> {
+    uri.strip_prefix("file://").map(PathBuf::from)
+}
+
 /// Reads a publication back from its manifest; `None` where there is none, or a file is missing or has another length.
 pub(crate) fn find(target: &Path) -> Option<Publication> {
     let text = std::fs::read(target.join(MANIFEST)).ok()?;

@@ -65,6 +65,12 @@ pub fn find_published(target: &Target, plan_digest: &str) -> Option<Publication>
     }
 }
 
+/// A publication that was told of before, if it is still there and whole, with the same manifest.
+pub fn find_again(told: &Publication) -> Option<Publication> {
+    let path = folder::path_of(&told.uri)?;
+    folder::find(&path).filter(|found| found.manifest_sha256 == told.manifest_sha256)
+}
+
 /// Whether something stands where the artifact is to go.
 pub fn is_occupied(target: &Target) -> bool {
     match target {

@@ -1,6 +1,6 @@
 //! The heartbeat of one lease: carries progress out and the wish to cancel back, beside the merge.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -20,6 +20,19 @@ pub(crate) enum Stop {
     LeaseLost,
     /// This process is to end.
     Shutdown,
+    /// It took longer than the job may.
+    TimedOut,
+    /// Nothing has moved for too long.
+    Stalled,
+}
+
+/// When a run is to be stopped without being asked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    /// For all of the attempt.
+    pub timeout: Option<Duration>,
+    /// Without progress.
+    pub stall: Duration,
 }
 
 /// What the run and its heartbeat share.
@@ -30,13 +43,19 @@ pub(crate) struct Pulse {
     progress: Mutex<Option<Progress>>,
     rate: Mutex<Rate>,
     stop: Mutex<Option<Stop>>,
+    /// How often something moved.
+    moves: AtomicU64,
 }
 
 impl Pulse {
     /// Called from merge threads, often: only the latest counts.
     pub fn set_progress(&self, progress: engine::Progress, now_ms: i64) {
         let bytes_per_second = self.lock(&self.rate).at(progress.bytes_done, now_ms);
-        *self.lock(&self.progress) = Some(Progress {
+        let mut last = self.lock(&self.progress);
+        if last.as_ref().is_none_or(|last| last.bytes_done != progress.bytes_done) {
+            self.moved();
+        }
+        *last = Some(Progress {
             tensors_done: progress.tensors_done,
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,
@@ -44,6 +63,11 @@ impl Pulse {
             bytes_per_second,
             updated_at: now_ms,
         });
+    }
+
+    /// Tells that the run goes on, as when a phase ends.
+    pub fn moved(&self) {
+        self.moves.fetch_add(1, Ordering::Relaxed);
     }
 
     pub fn progress(&self) -> Option<Progress> {
@@ -73,10 +97,16 @@ pub(crate) struct Heart {
 }
 
 impl Heart {
-    pub fn start(store: &Store, lease: &Lease, every: Duration, shutdown: &CancellationToken) -> Heart {
+    pub fn start(
+        store: &Store,
+        lease: &Lease,
+        every: Duration,
+        patience: Patience,
+        shutdown: &CancellationToken,
+    ) -> Heart {
         let pulse = Arc::<Pulse>::default();
         let ended = CancellationToken::new();
-        let beat = Beat { store: store.clone(), lease: lease.clone(), every, pulse: pulse.clone() };
+        let beat = Beat { store: store.clone(), lease: lease.clone(), every, patience, pulse: pulse.clone() };
         let task = tokio::spawn(beat.run(ended.clone(), shutdown.clone()));
         Heart { pulse, ended, task }
     }
@@ -93,20 +123,28 @@ struct Beat {
     store: Store,
     lease: Lease,
     every: Duration,
+    patience: Patience,
     pulse: Arc<Pulse>,
 }
+
+/// How often a wish to cancel is looked for between beats: a look costs the database no write.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Beat {
     async fn run(self, ended: CancellationToken, shutdown: CancellationToken) {
         let mut accepted = Instant::now();
+        let mut watch = Watch { started: accepted, moves: 0, moved: accepted };
         loop {
             tokio::select! {
-                () = tokio::time::sleep(self.every) => {}
+                () = self.pause() => {}
                 () = ended.cancelled() => return,
                 () = shutdown.cancelled(), if self.pulse.stop().is_none() => {
                     self.pulse.set_stop(Stop::Shutdown);
                     continue;
                 }
+            }
+            if let Some(stop) = watch.look(self.pulse.moves.load(Ordering::Relaxed), self.patience) {
+                self.pulse.set_stop(stop);
             }
             let sent = Instant::now();
             match self.beat(accepted).await {
@@ -119,6 +157,17 @@ impl Beat {
             // a database that does not answer says nothing about who owns the job; the clock does
             if Instant::now() >= self.watchdog(accepted) {
                 return self.pulse.set_stop(Stop::LeaseLost);
+            }
+        }
+    }
+
+    /// Until the next beat, or until the job is to be cancelled.
+    async fn pause(&self) {
+        let until = Instant::now() + self.every;
+        while Instant::now() < until {
+            tokio::time::sleep(LOOK.min(self.every)).await;
+            if self.pulse.stop().is_none() && self.store.is_cancelling(&self.lease.job.id).await.unwrap_or(false) {
+                return;
             }
         }
     }
@@ -145,6 +194,26 @@ impl Beat {
     }
 }
 
+/// What a run's time is measured by.
+struct Watch {
+    started: Instant,
+    /// How often something had moved when that was last seen to change, and when that was.
+    moves: u64,
+    moved: Instant,
+}
+
+impl Watch {
+    fn look(&mut self, moves: u64, patience: Patience) -> Option<Stop> {
+        if moves != self.moves {
+            (self.moves, self.moved) = (moves, Instant::now());
+        }
+        if patience.timeout.is_some_and(|timeout| self.started.elapsed() >= timeout) {
+            return Some(Stop::TimedOut);
+        }
+        (self.moved.elapsed() >= patience.stall).then_some(Stop::Stalled)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicI64;
@@ -156,6 +225,8 @@ mod tests {
 
     const EVERY: Duration = Duration::from_millis(5);
     const TTL: Duration = Duration::from_secs(60);
+
+    const PATIENT: Patience = Patience { timeout: None, stall: TTL };
 
     struct Fixture {
         store: Store,
@@ -183,6 +254,7 @@ mod tests {
                 metadata: Map::new(),
                 priority: 0,
                 max_attempts: 3,
+                admission: jobs::Admission::default(),
                 member: None,
                 idempotency: None,
             };
@@ -192,7 +264,11 @@ mod tests {
         }
 
         fn heart(&self, shutdown: &CancellationToken) -> Heart {
-            Heart::start(&self.store, &self.lease, EVERY, shutdown)
+            self.heart_of(PATIENT, shutdown)
+        }
+
+        fn heart_of(&self, patience: Patience, shutdown: &CancellationToken) -> Heart {
+            Heart::start(&self.store, &self.lease, EVERY, patience, shutdown)
         }
     }
 
@@ -257,5 +333,29 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
         heart.still().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_takes_too_long_or_does_not_move_is_stopped() {
+        let fixture = Fixture::new().await;
+        let short = Duration::from_millis(30);
+        let heart = fixture.heart_of(Patience { timeout: Some(short), stall: TTL }, &CancellationToken::new());
+        assert_eq!(stopped(&heart).await, Stop::TimedOut);
+        heart.still().await;
+        let heart = fixture.heart_of(Patience { timeout: None, stall: short }, &CancellationToken::new());
+        assert_eq!(stopped(&heart).await, Stop::Stalled);
+        heart.still().await;
+    }
+
+    #[tokio::test]
+    async fn a_run_that_moves_is_let_alone() {
+        let mut watch = Watch { started: Instant::now(), moves: 0, moved: Instant::now() };
+        let patience = Patience { timeout: None, stall: Duration::from_millis(20) };
+        for moves in 1..5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            assert_eq!(watch.look(moves, patience), None);
+        }
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        assert_eq!(watch.look(4, patience), Some(Stop::Stalled));
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use transfer::{Publication, PublishError, Target};
 
-use crate::heart::{Heart, Pulse, Stop};
+use crate::heart::{Heart, Patience, Pulse, Stop};
 use crate::{WorkerConfig, planned, sweep};
 
 /// Why an attempt did not end in a publication.
@@ -29,6 +29,8 @@ pub enum JobError {
     Jobs(#[from] JobsError),
     #[error("the merge broke off: {0}")]
     Panicked(String),
+    #[error("the merge was told to stop and did not")]
+    Stuck,
 }
 
 impl JobError {
@@ -45,13 +47,13 @@ impl JobError {
             JobError::Publish(PublishError::Occupied { .. }) => "output_exists",
             JobError::Publish(_) => "publish_failed",
             JobError::Jobs(_) => "database",
-            JobError::Panicked(_) => "internal",
+            JobError::Panicked(_) | JobError::Stuck => "internal",
         }
     }
 
     fn is_transient(&self) -> bool {
         match self {
-            JobError::Refused(_) | JobError::Output(_) | JobError::Panicked(_) => false,
+            JobError::Refused(_) | JobError::Output(_) | JobError::Panicked(_) | JobError::Stuck => false,
             JobError::Execute(error) => error.is_transient(),
             JobError::Publish(error) => error.is_transient(),
             JobError::Jobs(_) => true,
@@ -63,7 +65,9 @@ impl JobError {
 pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Lease, shutdown: &CancellationToken) {
     let job = lease.job.id.clone();
     tracing::info!(job = job.as_str(), attempt = lease.job.attempt, method = lease.job.method, "job started");
-    let heart = Heart::start(store, &lease, config.heartbeat, shutdown);
+    let timeout = lease.job.timeout_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
+    let patience = Patience { timeout, stall: config.stall };
+    let heart = Heart::start(store, &lease, config.heartbeat, patience, shutdown);
     let run = Run { store, config, lease: &lease, pulse: heart.pulse.clone() };
     let result = run.run_job().await;
     let pulse = heart.pulse.clone();
@@ -77,6 +81,8 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Ok(publication), _) => succeed(store, &lease, publication).await,
         (Err(_), Some(Stop::Cancelled)) => finish(store, &lease, Outcome::Cancelled).await,
         (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
+        (Err(_), Some(Stop::TimedOut)) => finish(store, &lease, timed_out(&lease)).await,
+        (Err(_), Some(Stop::Stalled)) => stalled(store, &lease, config.stall).await,
         (Err(error), None) => finish(store, &lease, failed(error, lease.job.attempt)).await,
     };
     // of a job that is not over the next attempt goes on with what is done
@@ -88,6 +94,35 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         (Ok(_), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
         (Ok(_), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
     }
+}
+
+/// Returns when a run has been told to stop for so long.
+async fn stopped_for(pulse: &Pulse, grace: Duration) {
+    while pulse.stop().is_none() {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    tokio::time::sleep(grace).await;
+}
+
+fn timed_out(lease: &Lease) -> Outcome {
+    let seconds = lease.job.timeout_ms.unwrap_or(0) as f64 / 1000.0;
+    Outcome::Failed(JobFailure {
+        code: "timed_out".to_owned(),
+        message: format!("the attempt took longer than the {seconds} s that the job allows"),
+        retryable: true,
+        attempt: lease.job.attempt,
+    })
+}
+
+/// Tells that nothing moved, and has the job tried again.
+async fn stalled(store: &Store, lease: &Lease, stall: Duration) -> Result<bool, JobsError> {
+    let attempt = lease.job.attempt;
+    let message = format!("nothing has moved for {} s; the attempt is stopped", stall.as_secs_f64());
+    let data = json!({"attempt": attempt});
+    let event = NewEvent { kind: EventKind::Stalled, level: Level::Warn, message: message.clone(), data };
+    store.record(lease, None, event).await?;
+    let failure = JobFailure { code: "stalled".to_owned(), message, retryable: true, attempt };
+    finish(store, lease, Outcome::Retry { failure, delay: backoff(attempt) }).await
 }
 
 /// Whether the job is over, and not to be tried again.
@@ -153,25 +188,37 @@ impl Run<'_> {
     async fn run_job(&self) -> Result<Publication, JobError> {
         let stages = self.recipe()?;
         let target = self.target()?;
-        let opened = self.fetch(stages).await?;
-        let plan = self.plan(opened).await?;
+        let opened = self.unless_stuck(self.fetch(stages)).await?;
+        let plan = self.unless_stuck(self.plan(opened)).await?;
         if let Some(publication) = transfer::find_published(&target, plan.digest()) {
             return self.published(publication, None).await;
+        }
+        if let Some(publication) = self.published_before(plan.digest()).await? {
+            return Ok(publication);
         }
         // what another job has put there meanwhile is found before the work, not after
         if transfer::is_occupied(&target) {
             return Err(PublishError::occupied(&target).into());
         }
-        let artifact = self.merge(plan).await?;
+        let artifact = self.unless_stuck(self.merge(plan)).await?;
         // a lease lost since the merge was told of is somebody else's to publish
         match self.pulse.stop() {
             Some(Stop::LeaseLost) => return Err(JobsError::LeaseLost.into()),
-            Some(Stop::Cancelled) => return Err(ExecuteError::Cancelled.into()),
+            Some(Stop::Cancelled | Stop::TimedOut | Stop::Stalled) => return Err(ExecuteError::Cancelled.into()),
             Some(Stop::Shutdown) | None => {}
         }
         let started = std::time::Instant::now();
         let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
         self.published(publication, Some(started.elapsed())).await
+    }
+
+    /// A phase that does not stop when it is told to is left to itself: what it writes is in the work directory, and the
+    /// same whoever writes it. Publishing is not among these, since it would go on to publish.
+    async fn unless_stuck<T>(&self, phase: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
+        tokio::select! {
+            result = phase => result,
+            () = stopped_for(&self.pulse, self.config.grace) => Err(JobError::Stuck),
+        }
     }
 
     fn recipe(&self) -> Result<Stages, JobError> {
@@ -219,7 +266,7 @@ impl Run<'_> {
     async fn merge(&self, plan: StagedPlan) -> Result<Artifact, JobError> {
         let dir = self.work_dir(plan.digest());
         let (text, pulse) = (self.lease.job.recipe.clone(), self.pulse.clone());
-        let merged = blocking(move || {
+        let merged = beside(move || {
             let on_progress = |progress| pulse.set_progress(progress, now_ms());
             let observer = Observer { on_progress: &on_progress, cancel: &pulse.cancel };
             Ok(engine::execute_stages(plan, &text, &dir, &observer)?)
@@ -245,6 +292,23 @@ impl Run<'_> {
         Ok(publication)
     }
 
+    /// What another job has published for this plan and is still there, where the job says that this will do.
+    async fn published_before(&self, plan_digest: &str) -> Result<Option<Publication>, JobError> {
+        let job = &self.lease.job;
+        if !job.reuse || job.output.get("path").is_some() {
+            return Ok(None);
+        }
+        for (earlier, publication) in self.store.published_by_plan(plan_digest).await? {
+            let told = serde_json::from_value::<Publication>(publication).ok();
+            let Some(found) = told.and_then(|told| transfer::find_again(&told)) else { continue };
+            let message = format!("job {earlier} has published the same at {}", found.uri);
+            let data = json!({"uri": found.uri, "bytes": found.bytes, "manifest_sha256": found.manifest_sha256, "reused_from": earlier});
+            self.tell(None, EventKind::Published, &message, data).await?;
+            return Ok(Some(found));
+        }
+        Ok(None)
+    }
+
     async fn warn(&self, warning: &Problem) -> Result<(), JobError> {
         let data = serde_json::to_value(warning).expect("a problem is plain data");
         let event = NewEvent { kind: EventKind::Warning, level: Level::Warn, message: warning.to_string(), data };
@@ -252,6 +316,7 @@ impl Run<'_> {
     }
 
     async fn tell(&self, phase: Option<Phase>, kind: EventKind, message: &str, data: Value) -> Result<(), JobError> {
+        self.pulse.moved();
         let event = NewEvent { kind, level: Level::Info, message: message.to_owned(), data };
         Ok(self.store.record(self.lease, phase, event).await?)
     }
@@ -279,4 +344,21 @@ fn now_ms() -> i64 {
 /// Work that blocks or computes, off the runtime's threads.
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, JobError> + Send + 'static) -> Result<T, JobError> {
     tokio::task::spawn_blocking(f).await.unwrap_or_else(|error| Err(JobError::Panicked(error.to_string())))
+}
+
+/// How much a merge yields to everything else on the machine: heartbeats and the API must never wait for it.
+const NICE: i32 = 10;
+
+/// As [`blocking`], on a thread of its own whose priority, and that of the threads it starts, is low.
+async fn beside<T: Send + 'static>(f: impl FnOnce() -> Result<T, JobError> + Send + 'static) -> Result<T, JobError> {
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let merge = move || {
+        // where it may not, it does without
+        let _ = rustix::process::nice(NICE);
+        // nobody waits any more after a run that was given up
+        let _ = sender.send(f());
+    };
+    let thread = std::thread::Builder::new().name("merge".to_owned()).spawn(merge);
+    thread.map_err(|error| JobError::Panicked(error.to_string()))?;
+    receiver.await.unwrap_or_else(|_| Err(JobError::Panicked("its thread ended".to_owned())))
 }

@@ -59,7 +59,7 @@ impl Server {
     /// Waits until a part of the server ends by itself, which none should.
     pub async fn broken(&mut self) -> &'static str {
         tokio::select! {
-            Some(_) = self.workers.join_next() => "a worker ended by itself",
+            broke = worker_broke(&mut self.workers) => broke,
             _ = &mut self.serving, if !self.serving.is_finished() => "the HTTP server ended by itself",
         }
     }
@@ -71,6 +71,17 @@ impl Server {
         let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
         self.store.close().await;
         served.map_err(Failure::failed)
+    }
+}
+
+/// Waits until a worker panics. One that was drained has ended in order, and the API goes on.
+async fn worker_broke(workers: &mut JoinSet<()>) -> &'static str {
+    loop {
+        match workers.join_next().await {
+            Some(Ok(())) => tracing::info!("a worker has drained"),
+            Some(Err(_)) => return "a worker ended by itself",
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -104,8 +115,17 @@ pub fn worker_config(config: &Config, name: &str) -> WorkerConfig {
         alive: config.alive.clone(),
         work: config.work.clone(),
         settings: config.settings.clone(),
-        lease: worker::LEASE,
-        heartbeat: worker::HEARTBEAT,
+        lease: config.lease,
+        // many beats may be lost before the lease is
+        heartbeat: worker::HEARTBEAT.min(config.lease / 8),
         poll: worker::POLL,
+        slots: config.slots,
+        memory: config.worker_memory,
+        labels: config.worker_labels.clone(),
+        limits: config.limits,
+        stall: config.stall,
+        grace: worker::GRACE,
+        once: false,
+        retention: config.retention,
     }
 }

@@ -1,6 +1,7 @@
 //! `amalgam worker`: one more process on the same database.
 
 use tokio_util::sync::CancellationToken;
+use worker::WorkerConfig;
 
 use super::serve::{open_store, worker_config};
 use crate::cli::WorkerArgs;
@@ -12,12 +13,15 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     let store = open_store(&config).await?;
     let name = args.name.unwrap_or_else(host_name);
     let shutdown = CancellationToken::new();
-    let mut worker = tokio::spawn(worker::run(store.clone(), worker_config(&config, &name), shutdown.clone()));
+    let worker_config = WorkerConfig { once: args.once, ..worker_config(&config, &name) };
+    let mut worker = tokio::spawn(worker::run(store.clone(), worker_config, shutdown.clone()));
     tokio::select! {
         () = super::asked_to_stop() => {}
+        // drained, or out of work
         ended = &mut worker => {
             ended.map_err(Failure::failed)?;
-            return Err(Failure::failed("the worker ended by itself"));
+            store.close().await;
+            return Ok(());
         }
     }
     tracing::info!("stopping");
