@@ -166,10 +166,16 @@ impl Beat {
         let until = Instant::now() + self.every;
         while Instant::now() < until {
             tokio::time::sleep(LOOK.min(self.every)).await;
-            if self.pulse.stop().is_none() && self.store.is_cancelling(&self.lease.job.id).await.unwrap_or(false) {
+            if self.pulse.stop().is_none() && self.is_cancelling().await {
                 return;
             }
         }
+    }
+
+    /// Without an answer there is the next beat: a look must not keep that waiting.
+    async fn is_cancelling(&self) -> bool {
+        let look = self.store.is_cancelling(&self.lease.job.id);
+        matches!(tokio::time::timeout(LOOK.min(self.every), look).await, Ok(Ok(true)))
     }
 
     /// When a lease that was last renewed then is no longer safe to work under.
