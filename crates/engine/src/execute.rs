@@ -106,12 +106,21 @@ pub(crate) struct Execution<'a> {
     observer: &'a Observer<'a>,
     tensors_done: AtomicU64,
     bytes_done: AtomicU64,
+    /// Reads so far.
+    reads: AtomicU64,
     bytes_total: u64,
     /// What the artifact tells of stages before it.
     pub earlier: &'a Earlier,
 }
 
 impl Execution<'_> {
+    /// Tells that the merge goes on, now and then while it reads: a pass over all inputs may write nothing for an hour.
+    pub(crate) fn report_reads(&self) {
+        if self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(READS_TOLD) {
+            self.report();
+        }
+    }
+
     fn report(&self) {
         (self.observer.on_progress)(Progress {
             tensors_done: self.tensors_done.load(Ordering::Relaxed),
@@ -195,12 +204,15 @@ fn run(
         observer,
         tensors_done: AtomicU64::new(0),
         bytes_done: AtomicU64::new(0),
+        reads: AtomicU64::new(0),
         bytes_total: bytes_total(plan, sources),
         earlier,
     };
     if let Some(artifact) = artifact::finished(plan, recipe_text, dir) {
         execution.tensors_done.store(plan.tasks.len() as u64, Ordering::Relaxed);
         execution.add_bytes(execution.bytes_total);
+        // whoever wrote the manifest may have died before it did this
+        Journal::remove(dir)?;
         return Ok(artifact);
     }
     std::fs::create_dir_all(dir).map_err(ExecuteError::io(dir))?;
@@ -250,6 +262,9 @@ pub(crate) fn already_there(plan: &Plan, dir: &Path) -> u64 {
     let there = plan.shards.iter().filter_map(|s| std::fs::metadata(dir.join(&s.file_name)).ok());
     there.map(|m| m.blocks() * 512).sum()
 }
+
+/// One read in so many is told of: some hundred megabytes.
+const READS_TOLD: u64 = 1 << 10;
 
 /// Bytes of an input that are asked for ahead.
 const READ_AHEAD_BYTES: u64 = 64 << 20;

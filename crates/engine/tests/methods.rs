@@ -11,6 +11,7 @@ use engine::backend::{Backend, TensorInputs, TensorOutput};
 use engine::kernel::Draws;
 use engine::methods::{self, Base, Default, DrawSource, Kind, METHODS, Resolved, Scope, TaskParameters};
 use engine::philox::Stream;
+use engine::statistic::Statistic;
 use engine::{ExecuteError, convert};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -735,5 +736,43 @@ fn tensors_without_elements_and_tensors_of_zeros_are_merged() {
         assert_eq!(run(method, &p, &inputs), vec![0.0; 20], "{method}");
         let (p, inputs) = alike(method, &[], vec![0.5]);
         assert!(run(method, &p, &inputs)[0].is_finite(), "{method}");
+    }
+}
+
+/// Long enough that a sample brackets the cut; the data are such that brackets hold, hold too much, or miss.
+#[test]
+fn cuts_of_long_tensors_keep_the_largest_of_the_lowest_indices() {
+    const ELEMENTS: usize = 1 << 20;
+    let noise = |i: usize| {
+        let mixed = (i as u64 ^ 0x51).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        ((mixed ^ mixed >> 29) >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let kinds: [(&str, &dyn Fn(usize) -> f32); 5] = [
+        ("smooth", &noise),
+        ("coarse", &|i| (noise(i) * 8.0).round()),
+        ("mostly zero", &|i| if i % 10 == 3 { noise(i) } else { 0.0 }),
+        ("by columns", &|i| noise(i) * (1 + i % 512) as f32),
+        ("not a number", &|i| if i % 1000 == 7 { f32::NAN } else { noise(i) }),
+    ];
+    for (name, value) in kinds {
+        let values: Vec<f32> = (0..ELEMENTS).map(value).collect();
+        let inputs = Memory::new(Dtype::F32, std::slice::from_ref(&values));
+        let magnitude = |i: usize| values[i].to_bits() & 0x7fff_ffff;
+        let mut order: Vec<usize> = (0..ELEMENTS).collect();
+        order.sort_by_key(|i| (std::cmp::Reverse(magnitude(*i)), *i));
+        let counts = [1, 1000, ELEMENTS / 2, ELEMENTS * 9 / 10, ELEMENTS - 1];
+        let keep: Vec<(usize, u64)> = counts.iter().map(|count| (0, *count as u64)).collect();
+        for memory in [1 << 28, 4 << 20, 1 << 16] {
+            let statistic = Statistic::Cuts { of: vec![Arc::new(engine::kernel::Scaled(1.0))], keep: keep.clone() };
+            let reduced = Cpu::new(memory, 2, 1).reduce(&statistic, &inputs).unwrap();
+            for (count, cut) in counts.iter().zip(reduced.cuts()) {
+                let cut = cut.from(0);
+                let mut kept: Vec<usize> = (0..ELEMENTS).filter(|i| cut.keeps(values[*i], *i)).collect();
+                let mut expected = order[..*count].to_vec();
+                expected.sort_unstable();
+                kept.sort_unstable();
+                assert!(kept == expected, "{name}: {count} of them with {memory} bytes: {} are kept", kept.len());
+            }
+        }
     }
 }

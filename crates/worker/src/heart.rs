@@ -51,11 +51,9 @@ impl Pulse {
     /// Called from merge threads, often: only the latest counts.
     pub fn set_progress(&self, progress: engine::Progress, now_ms: i64) {
         let bytes_per_second = self.lock(&self.rate).at(progress.bytes_done, now_ms);
-        let mut last = self.lock(&self.progress);
-        if last.as_ref().is_none_or(|last| last.bytes_done != progress.bytes_done) {
-            self.moved();
-        }
-        *last = Some(Progress {
+        // told while inputs are read, too, when no byte of the output is written yet
+        self.moved();
+        *self.lock(&self.progress) = Some(Progress {
             tensors_done: progress.tensors_done,
             tensors_total: progress.tensors_total,
             bytes_done: progress.bytes_done,

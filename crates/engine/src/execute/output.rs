@@ -253,6 +253,8 @@ impl Done<'_> {
             }
             hashing.parts += whole;
             if is_last {
+                // of thousands of shards the buffers would add up
+                hashing.buffer = Vec::new();
                 return Ok(());
             }
         }

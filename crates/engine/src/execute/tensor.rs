@@ -72,6 +72,7 @@ impl Reading<'_> {
 
     fn read_input(&self, input: &TaskInput, offset: u64, buffer: &mut [u8]) -> Result<(), ExecuteError> {
         self.execution.stop_if_cancelled()?;
+        self.execution.report_reads();
         Ok(self.source(input).checkpoint.read_at(&input.place, offset, buffer)?)
     }
 }

@@ -69,9 +69,9 @@ impl Ranking {
         self.length * self.stride
     }
 
-    /// Groups lie one after the other, and what is kept stays as it is.
+    /// Groups lie one after the other, what is kept stays as it is, and probabilities do not fall.
     fn has_rows(self) -> bool {
-        self.stride == 1 && self.length > 1 && !self.unbiased
+        self.stride == 1 && self.length > 1 && !self.unbiased && self.spread >= 0.0
     }
 
     /// Keep-probability of rank r of the group, from 0.

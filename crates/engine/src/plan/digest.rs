@@ -7,6 +7,9 @@ use super::{Plan, Product};
 use crate::Sources;
 use crate::lora::Applied;
 
+/// Rises with every change of the last bit of any result, so that no merge is begun by one arithmetic and ended by another.
+const ARITHMETIC: u32 = 2;
+
 /// The seed of a recipe that names none.
 pub(super) fn seed_of(recipe: &Value) -> u64 {
     let digest = checkpoint::digest_bytes(recipe.to_string().as_bytes());
@@ -29,6 +32,7 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
         if matches!(plan.product, Product::Model) { Vec::new() } else { sources.iter().map(config).collect() };
     let identity = json!({
         "engine": crate::VERSION,
+        "arithmetic": ARITHMETIC,
         "method": plan.about.name,
         "seed": plan.seed,
         "recipe": plan.recipe,

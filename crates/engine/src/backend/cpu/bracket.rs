@@ -44,7 +44,8 @@ impl Selection<'_> {
     /// memory.
     pub(super) fn bracketed(&self, searches: &[Search]) -> Result<Vec<Option<Cut>>, ExecuteError> {
         let brackets = self.brackets(searches)?;
-        let room = self.cpu.memory / MEMORY_SHARE;
+        // each thread may be at a tensor of its own
+        let room = self.cpu.memory / MEMORY_SHARE / self.cpu.threads;
         let bytes = |bracket: &Bracket| (bracket.share * (self.inputs.elements() * 4) as f64) as u64;
         let mut cuts = vec![None; searches.len()];
         let mut group: Vec<usize> = Vec::new();
@@ -104,7 +105,9 @@ impl Selection<'_> {
         let run = SAMPLE_RUN.div_ceil(self.steps.unit) * self.steps.unit;
         let runs = wanted.div_ceil(run);
         // runs begin at a unit, evenly over the tensor
-        let place = |i: u64| (elements - run) / runs.max(1) * i / self.steps.unit * self.steps.unit;
+        let stride = ((elements - run) / runs.max(1)).max(1);
+        // not at even steps, which would meet the same columns in every row
+        let place = |i: u64| (stride * i + scattered(i) % stride) / self.steps.unit * self.steps.unit;
         let steps = Steps { tile: run, ..self.steps };
         let sample = |i: u64| -> Result<Vec<Vec<u32>>, ExecuteError> {
             let mut magnitudes = vec![Vec::new(); self.of.len()];
@@ -181,6 +184,12 @@ impl Selection<'_> {
         }
         unreachable!("the spans hold {equal} equal magnitudes, and {kept} are kept")
     }
+}
+
+/// A number that looks random and is the same in every run.
+fn scattered(i: u64) -> u64 {
+    let mixed = (i ^ i >> 31).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ mixed >> 29
 }
 
 /// Around the `kept`-th largest of `elements`, from a sample in falling order.
