@@ -760,7 +760,7 @@ fn cuts_of_long_tensors_keep_the_largest_of_the_lowest_indices() {
         let magnitude = |i: usize| values[i].to_bits() & 0x7fff_ffff;
         let mut order: Vec<usize> = (0..ELEMENTS).collect();
         order.sort_by_key(|i| (std::cmp::Reverse(magnitude(*i)), *i));
-        let counts = [1, 1000, ELEMENTS / 2, ELEMENTS * 9 / 10, ELEMENTS - 1];
+        let counts = [1, 1000, ELEMENTS / 2, ELEMENTS * 9 / 10, ELEMENTS - 1, ELEMENTS];
         let keep: Vec<(usize, u64)> = counts.iter().map(|count| (0, *count as u64)).collect();
         for memory in [1 << 28, 4 << 20, 1 << 16] {
             let statistic = Statistic::Cuts { of: vec![Arc::new(engine::kernel::Scaled(1.0))], keep: keep.clone() };

@@ -40,7 +40,7 @@ impl Cpu {
         for (wanted, (kernel, count)) in keep.iter().enumerate() {
             cuts.push(match count {
                 0 => Cut::KEEP_NOTHING,
-                count if *count >= inputs.elements() => Cut::KEEP_ALL,
+                count if *count > inputs.elements() => Cut::KEEP_ALL,
                 count => {
                     searches.push(Search { wanted, kernel: *kernel, high: 0, threshold: 0, kept: *count, equal: 0 });
                     Cut::KEEP_ALL
