@@ -5,7 +5,9 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
-use std::collections::BTreeSet;
+#[path = "../support/reader.rs"]
+mod reader;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -201,52 +203,6 @@ async fn all_over(fleet: &mut Fleet, accepted: &[String]) -> Vec<Value> {
     jobs
 }
 
-/// Reads the log as a stranger: nothing here knows how the queue works.
-async fn check(fleet: &Fleet, job: &Value) {
-    let id = job["id"].as_str().unwrap();
-    let mut watch = fleet.client().watch(id);
-    let (mut seqs, mut kinds, mut attempts) = (Vec::new(), Vec::new(), BTreeSet::new());
-    while let Some(event) = watch.next().await.unwrap() {
-        if ["snapshot", "progress", "end"].contains(&event.kind.as_str()) {
-            continue;
-        }
-        if event.kind == "started" {
-            let attempt = event.data["data"]["attempt"].as_i64().unwrap();
-            assert!(attempts.insert(attempt), "{id}: attempt {attempt} began twice");
-        }
-        seqs.push(event.data["id"].as_str().unwrap().to_owned());
-        kinds.push(event.kind);
-    }
-    let numbers: Vec<String> = (1..=seqs.len()).map(|n| n.to_string()).collect();
-    assert_eq!(seqs, numbers, "{id}: the log has gaps");
-    let terminal = |kind: &&String| ["succeeded", "failed", "cancelled"].contains(&kind.as_str());
-    assert_eq!(kinds.iter().filter(terminal).count(), 1, "{id}: {kinds:?}");
-    let last = kinds.last().unwrap();
-    assert_eq!(*last, job["status"].as_str().unwrap(), "{id}: {kinds:?}");
-    let told = job["attempts"].as_array().unwrap();
-    assert_eq!(told.len(), attempts.len(), "{id}: {job}");
-    let open = told.iter().filter(|attempt| attempt["finished_at"].is_null()).count();
-    assert_eq!(open, 0, "{id}: an attempt has no end: {job}");
-    for attempt in &told[..told.len().saturating_sub(1)] {
-        let outcome = attempt["outcome"].as_str().unwrap();
-        assert!(["retried", "released", "worker_lost"].contains(&outcome), "{id}: a finish by a stale worker: {job}");
-    }
-    let artifact = fleet.data().join("artifacts").join(id);
-    match last.as_str() {
-        "succeeded" => {
-            for file in job["publication"]["files"].as_array().unwrap() {
-                let path = artifact.join(file["path"].as_str().unwrap());
-                assert_eq!(checkpoint::digest_file(&path).unwrap(), file["sha256"], "{}", path.display());
-            }
-        }
-        "failed" => {
-            assert_eq!(job["error"]["code"], "worker_lost", "{job}");
-            assert_eq!(job["workers_lost"], 3, "{job}");
-        }
-        _ => {}
-    }
-}
-
 async fn chaos(name: &str, database: impl Fn(&Path) -> String, has_postgres: bool) {
     // one fleet at a time: leases are short, and two fleets on a small machine would lose them by themselves
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
@@ -255,7 +211,11 @@ async fn chaos(name: &str, database: impl Fn(&Path) -> String, has_postgres: boo
     let (accepted, count) = havoc(&mut fleet, &mut Dice(7), has_postgres).await;
     let jobs = all_over(&mut fleet, &accepted).await;
     for job in &jobs {
-        check(&fleet, job).await;
+        reader::check(&fleet.client(), &fleet.data().join("artifacts"), job).await;
+        if job["status"] == "failed" {
+            assert_eq!(job["error"]["code"], "worker_lost", "{job}");
+            assert_eq!(job["workers_lost"], 3, "{job}");
+        }
     }
     let of = |status: &str| jobs.iter().filter(|job| job["status"] == status).count();
     println!(

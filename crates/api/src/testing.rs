@@ -157,7 +157,10 @@ impl Fixture {
     }
 
     pub(crate) async fn succeed(&self, lease: &Lease) {
-        self.store.finish(lease, Outcome::Succeeded { publication: json!({"uri": "file:///out"}) }).await.unwrap();
+        self.store
+            .finish(lease, Outcome::Succeeded { publication: json!({"uri": "file:///out"}), published: None })
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn fail(&self, lease: &Lease) {

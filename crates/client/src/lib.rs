@@ -30,6 +30,17 @@ pub enum ClientError {
     StreamLost(String),
 }
 
+impl ClientError {
+    /// Whether the same request may succeed in a moment. A server that is not there at all is not waited for.
+    fn may_pass(&self) -> bool {
+        match self {
+            ClientError::Refused(refused) => matches!(refused.status, 502..=504),
+            ClientError::Unreachable { source, .. } => !source.is_connect() && !source.is_timeout(),
+            ClientError::NotJson { .. } | ClientError::StreamLost(_) => false,
+        }
+    }
+}
+
 /// What really went wrong, as "connection refused"; the outer errors only repeat the URL.
 fn innermost(error: &reqwest::Error) -> String {
     let outer: &dyn std::error::Error = error;
@@ -62,6 +73,9 @@ fn line(error: &Value) -> String {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams have a sign of life every 15 seconds, so this is silence.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between tries of a request, at first and at most: some seconds in all.
+const AGAIN: Duration = Duration::from_millis(100);
+const AGAIN_MAX: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -87,13 +101,22 @@ impl Client {
     }
 
     /// Submits a recipe's text; `query` holds options such as `output`. Gives the job, or of a recipe with variants the group.
+    /// Tried again while the server is not available, under one key, so that it makes one job.
     pub async fn submit(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
-        self.post_recipe("/v1/jobs", recipe, query).await
+        self.submit_as(&uuid::Uuid::now_v7().to_string(), recipe, query).await
+    }
+
+    /// As `submit`, under a key of the caller's: again with the same key is the same job.
+    pub async fn submit_as(&self, key: &str, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        let url = self.url("/v1/jobs", query);
+        let request = || self.recipe(&url, &recipe).header("idempotency-key", key);
+        self.json(request, &url).await
     }
 
     /// A dry run.
     pub async fn plan(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
-        self.post_recipe("/v1/plans", recipe, query).await
+        let url = self.url("/v1/plans", query);
+        self.json(|| self.recipe(&url, &recipe), &url).await
     }
 
     pub async fn job(&self, id: &str) -> Result<Value, ClientError> {
@@ -111,13 +134,25 @@ impl Client {
     }
 
     pub async fn cancel_group(&self, id: &str) -> Result<Value, ClientError> {
-        let url = self.url(&format!("/v1/groups/{id}/cancel"), &[]);
-        self.json(self.http.post(&url), &url).await
+        self.post(&format!("/v1/groups/{id}/cancel")).await
     }
 
     pub async fn cancel(&self, id: &str) -> Result<Value, ClientError> {
-        let url = self.url(&format!("/v1/jobs/{id}/cancel"), &[]);
-        self.json(self.http.post(&url), &url).await
+        self.post(&format!("/v1/jobs/{id}/cancel")).await
+    }
+
+    /// No job is begun from now on.
+    pub async fn pause(&self) -> Result<Value, ClientError> {
+        self.post("/v1/queue/pause").await
+    }
+
+    pub async fn resume(&self) -> Result<Value, ClientError> {
+        self.post("/v1/queue/resume").await
+    }
+
+    /// Asks a worker to begin no more jobs, and to end when those it has are done.
+    pub async fn drain(&self, worker: &str) -> Result<Value, ClientError> {
+        self.post(&format!("/v1/workers/{}/drain", percent_encoded(worker))).await
     }
 
     /// Watches a job from its first event on.
@@ -125,23 +160,43 @@ impl Client {
         Watch::new(self.clone(), id.to_owned())
     }
 
-    async fn post_recipe(&self, path: &str, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
-        let url = self.url(path, query);
-        self.json(self.http.post(&url).header("content-type", "application/yaml").body(recipe), &url).await
+    fn recipe(&self, url: &str, recipe: &str) -> reqwest::RequestBuilder {
+        self.http.post(url).header("content-type", "application/yaml").body(recipe.to_owned())
+    }
+
+    async fn post(&self, path: &str) -> Result<Value, ClientError> {
+        let url = self.url(path, &[]);
+        self.json(|| self.http.post(&url), &url).await
     }
 
     async fn get(&self, path: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
         let url = self.url(path, query);
-        self.json(self.http.get(&url), &url).await
+        self.json(|| self.http.get(&url), &url).await
     }
 
-    async fn json(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
+    /// Every request of this client may be made again: a server that is not available for a moment is asked again.
+    async fn json(&self, request: impl Fn() -> reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
+        let mut wait = AGAIN;
+        loop {
+            match self.json_once(request(), url).await {
+                Err(error) if error.may_pass() && wait <= AGAIN_MAX => tokio::time::sleep(wait).await,
+                result => return result,
+            }
+            wait *= 2;
+        }
+    }
+
+    async fn json_once(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
         let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
         let response = request.send().await.map_err(unreachable)?;
         if !response.status().is_success() {
             return Err(refused(response).await);
         }
         let body = response.text().await.map_err(unreachable)?;
+        // that it was done may be all there is to say
+        if body.is_empty() {
+            return Ok(Value::Null);
+        }
         serde_json::from_str(&body).map_err(|source| ClientError::NotJson { url: url.to_owned(), source })
     }
 

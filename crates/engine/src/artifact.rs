@@ -94,7 +94,8 @@ pub(crate) fn complete(
     files.extend(beside);
     files.extend(execution.earlier.files.iter().cloned());
     let manifest = manifest(execution, inputs, &files);
-    let manifest = write(dir, MANIFEST, &pretty(&manifest))?;
+    let io = ExecuteError::io(dir.join(MANIFEST));
+    let manifest = fault::around("manifest.write", io, || write(dir, MANIFEST, &pretty(&manifest)))?;
     sync_dir(dir)?;
     // what is whole needs no journal; the manifest is the last word
     Journal::remove(dir)?;
@@ -159,16 +160,19 @@ fn write(dir: &Path, name: &str, content: &[u8]) -> Result<ArtifactFile, Execute
     let path = dir.join(name);
     let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let put = |file: std::fs::File| {
+        fault::before("file.write")?;
         file.write_all_at(content, 0)?;
         file.set_len(content.len() as u64)?;
-        file.sync_all()
+        file.sync_all()?;
+        fault::after("file.write")
     };
     file.and_then(put).map_err(ExecuteError::io(&path))?;
     Ok(ArtifactFile { path: name.to_owned(), bytes: content.len() as u64, sha256: checkpoint::digest_bytes(content) })
 }
 
 pub(crate) fn sync_dir(dir: &Path) -> Result<(), ExecuteError> {
-    std::fs::File::open(dir).and_then(|d| d.sync_all()).map_err(ExecuteError::io(dir))
+    let sync = || std::fs::File::open(dir).and_then(|d| d.sync_all());
+    fault::around("dir.sync", |error| error, sync).map_err(ExecuteError::io(dir))
 }
 
 fn index(plan: &Plan) -> Value {

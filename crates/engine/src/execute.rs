@@ -53,9 +53,9 @@ pub enum ExecuteError {
 }
 
 impl ExecuteError {
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> ExecuteError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl Fn(std::io::Error) -> ExecuteError {
         let path = path.into();
-        move |source| ExecuteError::Io { path, source }
+        move |source| ExecuteError::Io { path: path.clone(), source }
     }
 
     /// What went wrong, in whatever stage.

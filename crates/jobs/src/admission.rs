@@ -32,28 +32,45 @@ pub struct Requirements {
     pub gpu_memory_bytes: u64,
     /// Labels that its worker must carry.
     pub labels: BTreeSet<String>,
+    /// What it reads, by name: a worker that has it at hand already is preferred.
+    pub sources: BTreeSet<String>,
 }
 
 /// What a worker has left for one more job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capacity {
     pub memory_bytes: u64,
+    /// A job that finds no room for a minute is taken all the same, to end with an error that says so.
     pub disk_bytes: u64,
     pub gpu_memory_bytes: u64,
     pub labels: BTreeSet<String>,
+    /// Sources that it has at hand.
+    pub sources: BTreeSet<String>,
+    /// Whether it takes over jobs whose lease has run out.
+    pub takes_over: bool,
 }
 
 impl Capacity {
     /// Fits every job that asks for no label and no GPU.
     pub fn unlimited() -> Capacity {
-        Capacity { memory_bytes: u64::MAX, disk_bytes: u64::MAX, gpu_memory_bytes: 0, labels: BTreeSet::new() }
+        Capacity {
+            memory_bytes: u64::MAX,
+            disk_bytes: u64::MAX,
+            gpu_memory_bytes: 0,
+            labels: BTreeSet::new(),
+            sources: BTreeSet::new(),
+            takes_over: true,
+        }
     }
 
+    /// Whether it is a worker for the job at all, when it has nothing else to do.
+    pub fn suits(&self, needed: &Requirements) -> bool {
+        needed.gpu_memory_bytes <= self.gpu_memory_bytes && needed.labels.is_subset(&self.labels)
+    }
+
+    /// Whether it has the memory left for it.
     pub fn fits(&self, needed: &Requirements) -> bool {
-        needed.memory_bytes <= self.memory_bytes
-            && needed.disk_bytes <= self.disk_bytes
-            && needed.gpu_memory_bytes <= self.gpu_memory_bytes
-            && needed.labels.is_subset(&self.labels)
+        needed.memory_bytes <= self.memory_bytes && self.suits(needed)
     }
 }
 
@@ -75,12 +92,11 @@ mod tests {
     #[test]
     fn a_worker_fits_what_asks_for_no_more_than_it_has() {
         let labels = |of: &[&str]| of.iter().map(|label| (*label).to_owned()).collect::<BTreeSet<_>>();
-        let worker = Capacity { memory_bytes: 10, disk_bytes: 20, gpu_memory_bytes: 0, labels: labels(&["a", "b"]) };
-        let needed = Requirements { memory_bytes: 10, disk_bytes: 20, gpu_memory_bytes: 0, labels: labels(&["b"]) };
+        let worker = Capacity { memory_bytes: 10, labels: labels(&["a", "b"]), ..Capacity::unlimited() };
+        let needed = Requirements { memory_bytes: 10, labels: labels(&["b"]), ..Requirements::default() };
         assert!(worker.fits(&needed) && worker.fits(&Requirements::default()));
         let too_much = [
             Requirements { memory_bytes: 11, ..needed.clone() },
-            Requirements { disk_bytes: 21, ..needed.clone() },
             Requirements { gpu_memory_bytes: 1, ..needed.clone() },
             Requirements { labels: labels(&["c"]), ..needed },
         ];

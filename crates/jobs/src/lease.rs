@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Job, JobFailure, WorkerId};
+use crate::{Job, JobFailure, NewEvent, WorkerId};
 
 /// Held by one worker at a time. Every write it makes carries the token; once another worker has claimed the job, or the job
 /// has ended, such a write changes nothing and fails with `LeaseLost`.
@@ -29,6 +29,8 @@ pub struct Heartbeat {
 pub enum Outcome {
     Succeeded {
         publication: Value,
+        /// Told before the end, in the same transaction.
+        published: Option<NewEvent>,
     },
     Failed(JobFailure),
     Cancelled,

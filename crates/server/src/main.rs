@@ -16,6 +16,7 @@ use report::Failure;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    fault::start();
     end_with_the_reader();
     raise_file_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -11,20 +11,33 @@ pub struct TestServer {
     data_dir: PathBuf,
     source_root: PathBuf,
     more: Vec<String>,
+    faults: String,
     child: Child,
 }
 
 impl TestServer {
     /// Starts `binary serve`; `more` are further flags.
     pub fn start(binary: &str, data_dir: &Path, source_root: &Path, more: &[&str]) -> TestServer {
+        TestServer::start_with_faults(binary, data_dir, source_root, more, "")
+    }
+
+    /// As `start`; `faults` says which fail points are set.
+    pub fn start_with_faults(
+        binary: &str,
+        data_dir: &Path,
+        source_root: &Path,
+        more: &[&str],
+        faults: &str,
+    ) -> TestServer {
         let more: Vec<String> = more.iter().map(|s| (*s).to_owned()).collect();
-        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more);
+        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults);
         TestServer {
             url,
             binary: binary.into(),
             data_dir: data_dir.into(),
             source_root: source_root.into(),
             more,
+            faults: faults.to_owned(),
             child,
         }
     }
@@ -42,9 +55,19 @@ impl TestServer {
         self.child.wait().unwrap().success()
     }
 
+    /// Waits until it has ended by itself.
+    pub fn ended(&mut self) -> std::process::ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    /// From the next start on nothing fails on purpose.
+    pub fn mend(&mut self) {
+        self.faults = String::new();
+    }
+
     /// Starts again on the same data.
     pub fn restart(&mut self) {
-        (self.child, self.url) = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more);
+        (self.child, self.url) = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults);
     }
 }
 
@@ -56,8 +79,9 @@ impl Drop for TestServer {
     }
 }
 
-fn spawn(binary: &Path, data_dir: &Path, source_root: &Path, more: &[String]) -> (Child, String) {
+fn spawn(binary: &Path, data_dir: &Path, source_root: &Path, more: &[String], faults: &str) -> (Child, String) {
     let mut child = Command::new(binary)
+        .env("FAILPOINTS", faults)
         .arg("serve")
         .args(["--listen", "127.0.0.1:0", "--log", "info", "--log-format", "json"])
         .arg("--data-dir")

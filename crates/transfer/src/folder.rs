@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use crate::{Publication, PublishError};
 
 pub(crate) fn publish(artifact: &Artifact, target: &Path) -> Result<Publication, PublishError> {
-    create_parents(target)?;
-    match rename_new(&artifact.dir, target) {
+    fault::around("publish.parents", PublishError::io(target), || create_parents(target))?;
+    match published_by_rename(&artifact.dir, target)? {
         Ok(()) => {}
         Err(Errno::EXIST | Errno::NOTEMPTY) => return published_before(artifact, target),
         Err(Errno::XDEV) => copy_then_rename(artifact, target)?,
@@ -21,6 +21,11 @@ pub(crate) fn publish(artifact: &Artifact, target: &Path) -> Result<Publication,
     }
     sync_parent(target)?;
     Ok(publication(target, artifact))
+}
+
+/// The step by which the artifact is there. What went wrong is the inner error.
+fn published_by_rename(from: &Path, to: &Path) -> Result<Result<(), Errno>, PublishError> {
+    fault::around("publish.rename", PublishError::io(to), || Ok(rename_new(from, to)))
 }
 
 /// Makes the directories above the target, each of them durable.
@@ -71,7 +76,8 @@ fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishErr
     for name in names {
         let to = partial.join(name);
         create_parents(&to)?;
-        std::fs::copy(artifact.dir.join(name), &to).map_err(PublishError::io(&to))?;
+        let copy = || std::fs::copy(artifact.dir.join(name), &to);
+        fault::around("publish.copy", |error| error, copy).map_err(PublishError::io(&to))?;
         File::open(&to).and_then(|f| f.sync_all()).map_err(PublishError::io(&to))?;
         // stages that are kept have directories of their own
         dirs.insert(to.parent().unwrap_or(&partial).to_owned());
@@ -79,7 +85,7 @@ fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishErr
     for dir in dirs {
         File::open(&dir).and_then(|d| d.sync_all()).map_err(PublishError::io(&dir))?;
     }
-    match rename_new(&partial, target) {
+    match published_by_rename(&partial, target)? {
         Ok(()) => {}
         Err(Errno::EXIST | Errno::NOTEMPTY) => {
             std::fs::remove_dir_all(&partial).map_err(PublishError::io(&partial))?;
@@ -100,7 +106,8 @@ fn partial_path(target: &Path, artifact: &Artifact) -> PathBuf {
 
 fn sync_parent(target: &Path) -> Result<(), PublishError> {
     let Some(parent) = target.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
-    File::open(parent).and_then(|d| d.sync_all()).map_err(PublishError::io(parent))
+    let sync = || File::open(parent).and_then(|d| d.sync_all());
+    fault::around("publish.sync", |error| error, sync).map_err(PublishError::io(parent))
 }
 
 fn publication(target: &Path, artifact: &Artifact) -> Publication {

@@ -36,9 +36,9 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> PublishError {
+    fn io(path: impl Into<PathBuf>) -> impl Fn(std::io::Error) -> PublishError {
         let path = path.into();
-        move |source| PublishError::Io { path, source }
+        move |source| PublishError::Io { path: path.clone(), source }
     }
 
     pub fn occupied(target: &Target) -> PublishError {

@@ -110,10 +110,10 @@ impl Heart {
     }
 
     /// Ends the heartbeat and waits until no beat is under way.
-    pub async fn still(self) {
+    pub async fn still(mut self) {
         self.ended.cancel();
         // a panic in it is told by the runtime; the lease then runs out
-        let _ = self.task.await;
+        let _ = (&mut self.task).await;
     }
 }
 
@@ -123,6 +123,13 @@ struct Beat {
     every: Duration,
     patience: Patience,
     pulse: Arc<Pulse>,
+}
+
+impl Drop for Heart {
+    /// A heart that outlived its run would hold the lease for ever.
+    fn drop(&mut self) {
+        self.ended.cancel();
+    }
 }
 
 /// How often a wish to cancel is looked for between beats: a look costs the database no write.

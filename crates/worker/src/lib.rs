@@ -8,6 +8,7 @@ mod planned;
 mod rate;
 mod run_job;
 mod sweep;
+mod teller;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,10 +1,12 @@
 //! One attempt at a job.
 
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::{Artifact, ExecuteError, Observer, OpenStages, StagedPlan};
+use futures::FutureExt;
 use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Store};
 use recipe::{Problem, Refusal, Stages};
 use serde_json::{Value, json};
@@ -12,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use transfer::{Publication, PublishError, Target};
 
 use crate::heart::{Heart, Patience, Pulse, Stop};
+use crate::teller::Teller;
 use crate::{WorkerConfig, planned, sweep};
 
 /// Why an attempt did not end in a publication.
@@ -68,8 +71,11 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
     let timeout = lease.job.timeout_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
     let patience = Patience { timeout, stall: config.stall };
     let heart = Heart::start(store, &lease, config.heartbeat, patience, shutdown);
-    let run = Run { store, config, lease: &lease, pulse: heart.pulse.clone() };
-    let result = run.run_job().await;
+    let teller = Teller { store, lease: &lease };
+    let run = Run { teller, config, lease: &lease, pulse: heart.pulse.clone() };
+    // a heart that outlived its run would hold the lease for ever
+    let result =
+        AssertUnwindSafe(run.run_job()).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(panic.as_ref())));
     let pulse = heart.pulse.clone();
     heart.still().await;
     let over = match (&result, pulse.stop()) {
@@ -78,12 +84,12 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
             tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
             return;
         }
-        (Ok(publication), _) => succeed(store, &lease, publication).await,
-        (Err(_), Some(Stop::Cancelled)) => finish(store, &lease, Outcome::Cancelled).await,
-        (Err(_), Some(Stop::Shutdown)) => give_back(store, &lease).await,
-        (Err(_), Some(Stop::TimedOut)) => finish(store, &lease, timed_out(&lease)).await,
-        (Err(_), Some(Stop::Stalled)) => stalled(store, &lease, config.stall).await,
-        (Err(error), None) => finish(store, &lease, failed(error, lease.job.attempt)).await,
+        (Ok(publication), _) => finish(teller, Outcome::Succeeded { publication: to_json(publication) }).await,
+        (Err(_), Some(Stop::Cancelled)) => finish(teller, Outcome::Cancelled).await,
+        (Err(_), Some(Stop::Shutdown)) => give_back(teller).await,
+        (Err(_), Some(Stop::TimedOut)) => finish(teller, timed_out(&lease)).await,
+        (Err(_), Some(Stop::Stalled)) => stalled(teller, config.stall).await,
+        (Err(error), None) => finish(teller, failed(error, lease.job.attempt)).await,
     };
     // of a job that is not over the next attempt goes on with what is done
     if matches!(over, Ok(true)) {
@@ -104,6 +110,12 @@ async fn stopped_for(pulse: &Pulse, grace: Duration) {
     tokio::time::sleep(grace).await;
 }
 
+fn panicked(panic: &(dyn std::any::Any + Send)) -> JobError {
+    let told = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let told = told.or_else(|| panic.downcast_ref::<String>().cloned());
+    JobError::Panicked(told.unwrap_or_else(|| "a panic without a word".to_owned()))
+}
+
 fn timed_out(lease: &Lease) -> Outcome {
     let seconds = lease.job.timeout_ms.unwrap_or(0) as f64 / 1000.0;
     Outcome::Failed(JobFailure {
@@ -115,40 +127,25 @@ fn timed_out(lease: &Lease) -> Outcome {
 }
 
 /// Tells that nothing moved, and has the job tried again.
-async fn stalled(store: &Store, lease: &Lease, stall: Duration) -> Result<bool, JobsError> {
-    let attempt = lease.job.attempt;
+async fn stalled(teller: Teller<'_>, stall: Duration) -> Result<bool, JobsError> {
+    let attempt = teller.lease.job.attempt;
     let message = format!("nothing has moved for {} s; the attempt is stopped", stall.as_secs_f64());
     let data = json!({"attempt": attempt});
     let event = NewEvent { kind: EventKind::Stalled, level: Level::Warn, message: message.clone(), data };
-    store.record(lease, None, event).await?;
+    teller.record(None, event).await?;
     let failure = JobFailure { code: "stalled".to_owned(), message, retryable: true, attempt };
-    finish(store, lease, Outcome::Retry { failure, delay: backoff(attempt) }).await
+    finish(teller, Outcome::Retry { failure, delay: backoff(attempt) }).await
 }
 
 /// Whether the job is over, and not to be tried again.
-async fn finish(store: &Store, lease: &Lease, outcome: Outcome) -> Result<bool, JobsError> {
-    Ok(store.finish(lease, outcome).await?.status.is_terminal())
-}
-
-/// A publication is told as long as the lease can still be held: a database that is away for a moment costs no attempt.
-async fn succeed(store: &Store, lease: &Lease, publication: &Publication) -> Result<bool, JobsError> {
-    let until = tokio::time::Instant::now() + lease.ttl.mul_f64(0.5);
-    loop {
-        let outcome = Outcome::Succeeded { publication: to_json(publication) };
-        match finish(store, lease, outcome).await {
-            Err(JobsError::Database(error)) if tokio::time::Instant::now() < until => {
-                tracing::warn!(job = lease.job.id.as_str(), %error, "cannot tell that the job succeeded; trying again");
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            result => return result,
-        }
-    }
+async fn finish(teller: Teller<'_>, outcome: Outcome) -> Result<bool, JobsError> {
+    Ok(teller.finish(&outcome).await?.status.is_terminal())
 }
 
 /// Gives a job back to the queue, unless it was cancelled in that very moment.
-async fn give_back(store: &Store, lease: &Lease) -> Result<bool, JobsError> {
-    match store.release(lease).await {
-        Err(JobsError::LeaseLost) => finish(store, lease, Outcome::Cancelled).await,
+async fn give_back(teller: Teller<'_>) -> Result<bool, JobsError> {
+    match teller.release().await {
+        Err(JobsError::LeaseLost) => finish(teller, Outcome::Cancelled).await,
         result => result.map(|()| false),
     }
 }
@@ -177,7 +174,7 @@ fn to_json(publication: &Publication) -> Value {
 const WARNINGS_TOLD_MAX: usize = 50;
 
 struct Run<'a> {
-    store: &'a Store,
+    teller: Teller<'a>,
     config: &'a WorkerConfig,
     lease: &'a Lease,
     pulse: Arc<Pulse>,
@@ -255,7 +252,7 @@ impl Run<'_> {
         for warning in plan.warnings.iter().take(WARNINGS_TOLD_MAX) {
             self.warn(warning).await?;
         }
-        self.store.set_plan_digest(self.lease, plan.digest()).await?;
+        self.teller.plan_digest(plan.digest()).await?;
         for stage in plan.stages() {
             let (message, data) = planned::told(stage);
             self.tell(Some(Phase::Merging), EventKind::Planned, &message, data).await?;
@@ -275,7 +272,7 @@ impl Run<'_> {
         let artifact = merged.await?;
         let took = started.elapsed();
         // the last word on progress, whenever the next beat would have been
-        self.store.heartbeat(self.lease, self.pulse.progress().as_ref()).await?;
+        self.teller.progress(self.pulse.progress().as_ref()).await?;
         let bytes: u64 = artifact.files.iter().map(|f| f.bytes).sum();
         self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", rate(bytes, took)).await?;
         Ok(artifact)
@@ -298,7 +295,7 @@ impl Run<'_> {
         if !job.reuse || job.output.get("path").is_some() {
             return Ok(None);
         }
-        for (earlier, publication) in self.store.published_by_plan(plan_digest).await? {
+        for (earlier, publication) in self.teller.published_by_plan(plan_digest).await? {
             let told = serde_json::from_value::<Publication>(publication).ok();
             let Some(found) = told.and_then(|told| transfer::find_again(&told)) else { continue };
             let message = format!("job {earlier} has published the same at {}", found.uri);
@@ -312,13 +309,13 @@ impl Run<'_> {
     async fn warn(&self, warning: &Problem) -> Result<(), JobError> {
         let data = serde_json::to_value(warning).expect("a problem is plain data");
         let event = NewEvent { kind: EventKind::Warning, level: Level::Warn, message: warning.to_string(), data };
-        Ok(self.store.record(self.lease, None, event).await?)
+        Ok(self.teller.record(None, event).await?)
     }
 
     async fn tell(&self, phase: Option<Phase>, kind: EventKind, message: &str, data: Value) -> Result<(), JobError> {
         self.pulse.moved();
         let event = NewEvent { kind, level: Level::Info, message: message.to_owned(), data };
-        Ok(self.store.record(self.lease, phase, event).await?)
+        Ok(self.teller.record(phase, event).await?)
     }
 
     /// Of the plan, whoever executes it: a stale worker writes the same bytes to the same places as its successor.

@@ -19,7 +19,8 @@ pub(crate) async fn remove_finished_work(store: &Store, work: &Path) {
 /// With all that is in it, off the runtime's threads: it may be much.
 pub(crate) async fn remove(dir: PathBuf) {
     let removing = dir.clone();
-    let removed = tokio::task::spawn_blocking(move || std::fs::remove_dir_all(removing)).await;
+    let remove = move || fault::around("work.remove", |error| error, || std::fs::remove_dir_all(removing));
+    let removed = tokio::task::spawn_blocking(remove).await;
     match removed.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             tracing::warn!(dir = %dir.display(), %error, "cannot remove a work directory");

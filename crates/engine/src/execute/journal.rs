@@ -41,26 +41,34 @@ impl Journal {
     /// Begins anew with these tasks: the others' bytes are not there any more.
     pub(super) fn keep(&mut self, plan: &Plan, tasks: &[usize]) -> Result<(), ExecuteError> {
         let all = || {
+            fault::before("journal.begin")?;
             self.file.set_len(0)?;
             (&self.file).write_all(&[begin(&plan.digest), records(tasks)].concat())?;
-            self.file.sync_data()
+            self.file.sync_data()?;
+            fault::after("journal.begin")
         };
         all().map_err(ExecuteError::io(&self.path))
     }
 
     /// Adds tasks, whose bytes are on the disk.
     pub(super) fn add(&mut self, tasks: &[usize]) -> Result<(), ExecuteError> {
-        let add = self.file.write_all(&records(tasks)).and_then(|()| self.file.sync_data());
-        add.map_err(ExecuteError::io(&self.path))
+        let mut add = || {
+            fault::before("journal.add")?;
+            self.file.write_all(&records(tasks))?;
+            self.file.sync_data()?;
+            fault::after("journal.add")
+        };
+        add().map_err(ExecuteError::io(&self.path))
     }
 
     /// An artifact that is whole has none.
     pub fn remove(dir: &Path) -> Result<(), ExecuteError> {
         let path = dir.join(NAME);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ExecuteError::io(path)(error)),
+        let remove = || match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        }
+        };
+        fault::around("journal.remove", |error| error, remove).map_err(ExecuteError::io(&path))
     }
 }
 

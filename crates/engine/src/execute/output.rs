@@ -120,7 +120,11 @@ impl Output {
         }
         let mut done = vec![false; plan.tasks.len()];
         kept.iter().for_each(|task| done[*task] = true);
-        let create = |layout| Ok(Shard::new(ShardFile::create(dir, layout)?, layout));
+        let create = |layout: &ShardLayout| {
+            let io = ExecuteError::io(dir.join(&layout.file_name));
+            let create = || Ok(Shard::new(ShardFile::create(dir, layout)?, layout));
+            fault::around("shard.create", io, create)
+        };
         let mut shards =
             plan.shards.iter().map(create).collect::<Result<Vec<_>, ExecuteError>>().inspect_err(|_| {
                 if kept.is_empty() {
@@ -188,7 +192,8 @@ impl Output {
             shards.sort_unstable();
             shards.dedup();
             for shard in shards {
-                self.shards[shard].file.sync_data()?;
+                let file = &self.shards[shard].file;
+                fault::around("shard.sync", ExecuteError::io(&file.path), || Ok(file.sync_data()?))?;
             }
             journal.add(&tasks)?;
         }

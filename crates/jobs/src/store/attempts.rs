@@ -27,7 +27,7 @@ pub struct Attempt {
 impl Store {
     /// The attempts at a job, in order; none for an unknown job.
     pub async fn attempts(&self, id: &JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query(OF_JOB).bind(id.as_str()).fetch_all(&self.shared.reader).await?;
+        let rows = sqlx::query(OF_JOB).bind(id.as_str()).fetch_all(self.reader()?).await?;
         let attempt = |row| {
             Ok(Attempt {
                 attempt: AnyRow::try_get(row, "attempt")?,

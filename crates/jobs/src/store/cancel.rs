@@ -16,7 +16,7 @@ const ASK_WORKER: &str = "\
 impl Store {
     /// A queued job is cancelled at once; a running one when its worker hears of it. `None` for an unknown job.
     pub async fn request_cancel(&self, id: &JobId) -> Result<Option<CancelOutcome>> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.cancel").await?;
         let Some(job) = write.job(id).await? else {
             write.abandon().await?;
             return Ok(None);

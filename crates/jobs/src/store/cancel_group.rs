@@ -6,7 +6,7 @@ use crate::{GroupId, Job, Result};
 impl Store {
     /// Cancels what is not over, as `request_cancel` does, and gives all jobs as they then stand; none for an unknown group.
     pub async fn cancel_group(&self, id: &GroupId) -> Result<Vec<Job>> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.cancel_group").await?;
         let jobs = write.group(id).await?;
         let mut has_changed = false;
         for job in &jobs {
@@ -36,7 +36,7 @@ mod tests {
         on_each_database(async |fixture| {
             let made = fixture.enqueue_group(&["done", "running", "queued"]).await;
             let done = fixture.claim().await;
-            fixture.store.finish(&done, Outcome::Succeeded { publication: json!({}) }).await.unwrap();
+            fixture.store.finish(&done, Outcome::Succeeded { publication: json!({}), published: None }).await.unwrap();
             let running = fixture.claim().await;
             let beside = fixture.enqueue(new_job()).await;
             let group = made[0].member.clone().expect("of a group").group;

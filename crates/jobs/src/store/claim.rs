@@ -1,11 +1,11 @@
 //! Leases the next job to a worker: one that waits, or one whose worker stopped renewing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Store, attempts, millis, row, tasks, write::Write};
+use super::{Store, attempts, enqueue::bytes, millis, row, tasks, workers, write::Write};
 use crate::{
     Capacity, EventKind, JobId, Lease, Level, Limits, NewEvent, Requirements, Result, Status, WORKERS_LOST_MAX,
     WorkerId,
@@ -17,32 +17,52 @@ const CLAIMABLE: &str = "\
     ((status = 'queued' and run_at <= $1 and (start_by is null or start_by > $1 or started_at is not null)) \
     or (status = 'running' and lease_expires_at < $1 and lost + 1 < $2 and cancel_requested_at is null))";
 
-/// In their order: by priority, then those first whose owner has less running, then by age. A job whose lease has run out
-/// does not stand in its own way.
+/// Whether jobs are begun at all, and how many run. A job whose lease has run out is none of these.
+const STATE: &str = "\
+    select (select paused_at from queues where name = 'default') as paused_at, \
+    (select count(*) from jobs where status = 'running' and lease_expires_at >= $1) as running";
+
+/// Which labels are asked for, each set once.
+const LABELS: &str = "select distinct needs_labels from jobs where {claimable} limit 1000";
+
+/// In their order: by priority, then those first whose owner has less running, then by age. What waits for memory or disk for
+/// long is among them although it does not fit. `$3` is how much an owner may run, `$4` the GPU memory, `$5` the memory and
+/// `$6` the disk that are left, `$7` since when it waits for long; the labels that the worker's suffice for follow.
 const CANDIDATES: &str = "\
-    select id, requirements, \
-    (select count(*) from jobs r where r.status = 'running' and r.owner = jobs.owner and r.id <> jobs.id) as share \
-    from jobs \
-    where {claimable} \
-    and not exists (select 1 from queues where name = 'default' and paused_at is not null) \
-    and (select count(*) from jobs r where r.status = 'running' and r.id <> jobs.id) < $3 \
-    and (select count(*) from jobs r where r.status = 'running' and r.owner = jobs.owner and r.id <> jobs.id) < $4 \
-    order by priority desc, share, run_at, id limit $5 offset $6";
+    select jobs.id, jobs.priority, jobs.requirements, jobs.run_at, coalesce(busy.running, 0) as share \
+    from jobs left join ( \
+        select owner, count(*) as running from jobs where status = 'running' and lease_expires_at >= $1 group by owner \
+    ) busy on busy.owner = jobs.owner \
+    where {claimable} and coalesce(busy.running, 0) < $3 and needs_gpu_memory <= $4 \
+    and (needs_memory <= $5 or run_at < $7) and (needs_disk <= $6 or run_at < $7) \
+    and needs_labels in ({labels}) \
+    order by priority desc, share, run_at, jobs.id limit 100";
 
 /// A leased job begins by fetching. An attempt whose worker was lost is no failure of the job, so it does not count against
-/// `max_attempts`.
+/// `max_attempts`. A row that another transaction is busy with is passed over: whoever holds it may be gone for long.
 const TAKE: &str = "\
     update jobs set status = 'running', phase = 'fetching', progress = null, attempt = attempt + 1, lease_owner = $3, \
     lease_token = lease_token + 1, lease_expires_at = $4, started_at = coalesce(started_at, $1), \
     lost = lost + case status when 'running' then 1 else 0 end, \
     max_attempts = max_attempts + case status when 'running' then 1 else 0 end \
-    where id = $5 and {claimable} \
+    where id = (select id from jobs where id = $5 and {claimable} {lock}) \
     returning id, lease_token, attempt";
 
-/// Candidates looked at in one go.
-const CANDIDATES_MAX: i64 = 100;
-/// Candidates looked at in all: a worker that fits none of them tries again later.
-const LOOKED_AT_MAX: i64 = 10_000;
+const HELD: &str = "where lease_owner = $1 and status = 'running' order by id";
+
+/// After so long a worker takes a job for which it lacks the disk, and one that lacks the memory keeps that free for it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// So long a job is left to a worker that is free and has its sources at hand: a little longer than workers sleep.
+const SOURCES_PATIENCE: Duration = Duration::from_secs(3);
+
+struct Candidate {
+    id: JobId,
+    rank: (i64, i64),
+    requirements: Requirements,
+    /// How long it could have been begun, in milliseconds.
+    waited: i64,
+}
 
 struct Taken {
     id: JobId,
@@ -64,7 +84,7 @@ impl Store {
         capacity: &Capacity,
         limits: Limits,
     ) -> Result<Option<Lease>> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.claim").await?;
         write.one_claim_at_a_time().await?;
         let Some(Taken { id, token, attempt }) = take_first(&mut write, worker, ttl, capacity, limits).await? else {
             write.abandon().await?;
@@ -79,6 +99,16 @@ impl Store {
         write.commit().await?;
         Ok(Some(Lease { job, worker: worker.clone(), token, ttl }))
     }
+
+    /// The leases that a worker holds, also those of claims whose answer never reached it.
+    pub async fn held_by(&self, worker: &WorkerId, ttl: Duration) -> Result<Vec<Lease>> {
+        let sql = row::select_job(HELD, "");
+        let rows = sqlx::query(sql).bind(worker.as_str()).fetch_all(self.reader()?).await?;
+        let lease = |found| {
+            Ok(Lease { job: row::job(found)?, worker: worker.clone(), token: found.try_get("lease_token")?, ttl })
+        };
+        rows.iter().map(lease).collect()
+    }
 }
 
 /// The first candidate that fits.
@@ -89,37 +119,94 @@ async fn take_first(
     capacity: &Capacity,
     limits: Limits,
 ) -> Result<Option<Taken>> {
-    let mut offset = 0;
-    while offset < LOOKED_AT_MAX {
-        let rows = sqlx::query(with_claimable(CANDIDATES))
-            .bind(write.now)
-            .bind(WORKERS_LOST_MAX)
-            .bind(i64::from(limits.running_max))
-            .bind(i64::from(limits.running_per_owner_max))
-            .bind(CANDIDATES_MAX)
-            .bind(offset)
-            .fetch_all(write.connection())
-            .await?;
-        for candidate in &rows {
-            if !capacity.fits(&row::json::<Requirements>(candidate, "requirements")?) {
-                continue;
-            }
-            // a cancel may have come between
-            if let Some(taken) = take(write, &row::parsed(candidate, "id")?, worker, ttl).await? {
-                return Ok(Some(taken));
-            }
-        }
-        if (rows.len() as i64) < CANDIDATES_MAX {
+    let (paused_at, running): (Option<i64>, i64) =
+        sqlx::query_as(STATE).bind(write.now).fetch_one(write.connection()).await?;
+    if paused_at.is_some() || running >= i64::from(limits.running_max) {
+        return Ok(None);
+    }
+    let mut candidates = candidates(write, capacity, limits).await?;
+    if candidates.iter().any(|candidate| !candidate.requirements.sources.is_subset(&capacity.sources)) {
+        let at_hand = workers::at_hand_elsewhere(write, worker).await?;
+        prefer_sources(&mut candidates, &capacity.sources, &at_hand);
+    }
+    for candidate in candidates {
+        if !capacity.fits(&candidate.requirements) {
+            // what does not fit beside those that run is not to wait for ever: nothing behind it is taken
             return Ok(None);
         }
-        offset += CANDIDATES_MAX;
+        // a cancel may have come between
+        if let Some(taken) = take(write, &candidate.id, worker, ttl).await? {
+            return Ok(Some(taken));
+        }
     }
     Ok(None)
 }
 
+async fn candidates(write: &mut Write<'_>, capacity: &Capacity, limits: Limits) -> Result<Vec<Candidate>> {
+    let labels = labels_enough(write, capacity).await?;
+    if labels.is_empty() {
+        return Ok(Vec::new());
+    }
+    let placeholders: Vec<String> = (0..labels.len()).map(|i| format!("${}", i + 8)).collect();
+    let sql = with_claimable(CANDIDATES, capacity.takes_over).replace("{labels}", &placeholders.join(", "));
+    let now = write.now;
+    let mut query = sqlx::query(AssertSqlSafe(sql))
+        .bind(now)
+        .bind(WORKERS_LOST_MAX)
+        .bind(i64::from(limits.running_per_owner_max))
+        .bind(bytes(capacity.gpu_memory_bytes))
+        .bind(bytes(capacity.memory_bytes))
+        .bind(bytes(capacity.disk_bytes))
+        .bind(now.saturating_sub(millis(PATIENCE)));
+    for set in labels {
+        query = query.bind(set);
+    }
+    let rows = query.fetch_all(write.connection()).await?;
+    let candidate = |found| {
+        Ok(Candidate {
+            id: row::parsed(found, "id")?,
+            rank: (found.try_get("priority")?, found.try_get("share")?),
+            requirements: row::json(found, "requirements")?,
+            waited: now - found.try_get::<i64, _>("run_at")?,
+        })
+    };
+    let candidates: Result<Vec<Candidate>> = rows.iter().map(candidate).collect();
+    // jobs of an earlier schema have what they need in their requirements alone
+    Ok(candidates?.into_iter().filter(|candidate| capacity.suits(&candidate.requirements)).collect())
+}
+
+/// The sets of labels that are asked for and that the worker's suffice for.
+async fn labels_enough(write: &mut Write<'_>, capacity: &Capacity) -> Result<Vec<String>> {
+    let sets: Vec<String> = sqlx::query_scalar(AssertSqlSafe(with_claimable(LABELS, capacity.takes_over)))
+        .bind(write.now)
+        .bind(WORKERS_LOST_MAX)
+        .fetch_all(write.connection())
+        .await?;
+    let is_enough = |set: &String| {
+        serde_json::from_str::<BTreeSet<String>>(set).is_ok_and(|labels| labels.is_subset(&capacity.labels))
+    };
+    Ok(sets.into_iter().filter(is_enough).collect())
+}
+
+/// Among equals those first whose sources are at hand here; those that are at hand elsewhere, where a worker is free for them,
+/// not at all yet. Neither for long.
+fn prefer_sources(candidates: &mut Vec<Candidate>, here: &BTreeSet<String>, elsewhere: &[BTreeSet<String>]) {
+    let patience = millis(SOURCES_PATIENCE);
+    let is_here = |candidate: &Candidate| candidate.requirements.sources.is_subset(here);
+    candidates.retain(|candidate| {
+        let sources = &candidate.requirements.sources;
+        is_here(candidate) || candidate.waited >= patience || !elsewhere.iter().any(|has| sources.is_subset(has))
+    });
+    candidates.sort_by_key(|candidate| {
+        let (priority, share) = candidate.rank;
+        (-priority, share, !(is_here(candidate) || candidate.waited >= patience))
+    });
+}
+
 async fn take(write: &mut Write<'_>, id: &JobId, worker: &WorkerId, ttl: Duration) -> Result<Option<Taken>> {
     let now = write.now;
-    let taken = sqlx::query(with_claimable(TAKE))
+    let sql = with_claimable(TAKE, true).replace("{lock}", write.dialect().for_update_skip_locked());
+    let taken = sqlx::query(AssertSqlSafe(sql))
         .bind(now)
         .bind(WORKERS_LOST_MAX)
         .bind(worker.as_str())
@@ -135,8 +222,9 @@ async fn take(write: &mut Write<'_>, id: &JobId, worker: &WorkerId, ttl: Duratio
     }))
 }
 
-fn with_claimable(sql: &'static str) -> AssertSqlSafe<String> {
-    AssertSqlSafe(sql.replace("{claimable}", CLAIMABLE))
+fn with_claimable(sql: &'static str, takes_over: bool) -> String {
+    let claimable = if takes_over { CLAIMABLE.to_owned() } else { format!("{CLAIMABLE} and status = 'queued'") };
+    sql.replace("{claimable}", &claimable)
 }
 
 fn started(attempt: i64, worker: &WorkerId) -> NewEvent {
@@ -152,10 +240,180 @@ fn started(attempt: i64, worker: &WorkerId) -> NewEvent {
 mod tests {
     use std::{collections::HashSet, time::Duration};
 
+    use serde_json::json;
+
+    use super::{PATIENCE, SOURCES_PATIENCE};
     use crate::{
-        EventKind, NewJob, Phase, Status, WorkerId,
-        testing::{TTL, new_job, on_each_database},
+        Admission, Capacity, EventKind, Job, Lease, Limits, NewJob, Phase, Requirements, Status, WorkerId,
+        testing::{Fixture, TTL, new_job, on_each_database},
     };
+
+    fn needing(requirements: Requirements) -> NewJob {
+        NewJob { admission: Admission { requirements, ..Admission::default() }, ..new_job() }
+    }
+
+    fn memory(memory_bytes: u64) -> Requirements {
+        Requirements { memory_bytes, ..Requirements::default() }
+    }
+
+    fn reading(sources: &[&str]) -> Requirements {
+        Requirements { sources: sources.iter().map(|name| (*name).to_owned()).collect(), ..Requirements::default() }
+    }
+
+    async fn claimed(fixture: &Fixture, capacity: &Capacity, limits: Limits) -> Option<Lease> {
+        fixture.store.claim_fitting(&WorkerId::generate("one"), TTL, capacity, limits).await.unwrap()
+    }
+
+    async fn taken(fixture: &Fixture, capacity: &Capacity) -> Option<Job> {
+        claimed(fixture, capacity, Limits::NONE).await.map(|lease| lease.job)
+    }
+
+    #[tokio::test]
+    async fn what_waits_long_for_memory_is_not_passed_over_for_ever() {
+        on_each_database(async |fixture| {
+            let large = fixture.enqueue(needing(memory(100))).await.id;
+            let small = fixture.enqueue(needing(memory(1))).await.id;
+            let busy = Capacity { memory_bytes: 50, ..Capacity::unlimited() };
+            assert_eq!(taken(fixture, &busy).await.unwrap().id, small);
+            fixture.enqueue(needing(memory(1))).await;
+            fixture.advance(PATIENCE + TTL).await;
+            assert!(taken(fixture, &busy).await.is_none(), "the memory is kept free for it");
+            assert_eq!(taken(fixture, &Capacity::unlimited()).await.unwrap().id, large);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_without_room_leaves_a_job_to_others_for_a_while() {
+        on_each_database(async |fixture| {
+            let needed = Requirements { disk_bytes: 100, ..Requirements::default() };
+            let id = fixture.enqueue(needing(needed)).await.id;
+            let full = Capacity { disk_bytes: 99, ..Capacity::unlimited() };
+            assert!(taken(fixture, &full).await.is_none());
+            fixture.advance(PATIENCE * 2).await;
+            assert_eq!(taken(fixture, &full).await.unwrap().id, id);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_asks_for_labels_or_a_gpu_hides_nothing_from_other_workers() {
+        on_each_database(async |fixture| {
+            for _ in 0..150 {
+                let labels = ["gpu".to_owned()].into();
+                fixture.enqueue(needing(Requirements { labels, ..Requirements::default() })).await;
+                fixture.enqueue(needing(Requirements { gpu_memory_bytes: 1, ..Requirements::default() })).await;
+            }
+            assert!(taken(fixture, &Capacity::unlimited()).await.is_none());
+            let plain = fixture.enqueue(new_job()).await.id;
+            assert_eq!(taken(fixture, &Capacity::unlimited()).await.unwrap().id, plain);
+            let able = Capacity {
+                gpu_memory_bytes: 1,
+                labels: ["cpu".to_owned(), "gpu".to_owned()].into(),
+                ..Capacity::unlimited()
+            };
+            assert!(taken(fixture, &able).await.is_some());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_has_run_out_fills_no_limit() {
+        on_each_database(async |fixture| {
+            let labels = ["gpu".to_owned()].into();
+            fixture.enqueue(needing(Requirements { labels, ..Requirements::default() })).await;
+            let gpu = Capacity { labels: ["gpu".to_owned()].into(), ..Capacity::unlimited() };
+            let one = Limits { running_max: 1, running_per_owner_max: 1 };
+            assert!(claimed(fixture, &gpu, one).await.is_some());
+            let plain = fixture.enqueue(new_job()).await.id;
+            assert!(claimed(fixture, &Capacity::unlimited(), one).await.is_none());
+            fixture.advance(TTL * 2).await;
+            let lease = claimed(fixture, &Capacity::unlimited(), one).await.expect("nothing runs any more");
+            assert_eq!(lease.job.id, plain);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_takes_nothing_over_leaves_leases_that_have_run_out() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            fixture.claim().await;
+            fixture.advance(TTL * 2).await;
+            let modest = Capacity { takes_over: false, ..Capacity::unlimited() };
+            assert!(taken(fixture, &modest).await.is_none());
+            assert_eq!(taken(fixture, &Capacity::unlimited()).await.unwrap().id, id);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_job_goes_first_to_who_has_its_sources_and_then_to_anybody() {
+        on_each_database(async |fixture| {
+            let has = |sources: &[&str]| Capacity { sources: reading(sources).sources, ..Capacity::unlimited() };
+            let other = WorkerId::generate("other");
+            fixture.store.report_worker(&other, &json!({"slots": 1, "sources": ["a", "b"]})).await.unwrap();
+            let there = fixture.enqueue(needing(reading(&["a", "b"]))).await.id;
+            assert!(taken(fixture, &has(&["a"])).await.is_none(), "another is free and has it all");
+            let elder = fixture.enqueue(needing(reading(&["c"]))).await.id;
+            let here = fixture.enqueue(needing(reading(&["d"]))).await.id;
+            assert_eq!(taken(fixture, &has(&["d"])).await.unwrap().id, here);
+            assert_eq!(taken(fixture, &has(&["d"])).await.unwrap().id, elder);
+            fixture.advance(SOURCES_PATIENCE).await;
+            assert_eq!(taken(fixture, &has(&["d"])).await.unwrap().id, there);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn who_has_the_sources_but_no_slot_keeps_nobody_waiting() {
+        on_each_database(async |fixture| {
+            let other = WorkerId::generate("other");
+            fixture.store.report_worker(&other, &json!({"slots": 1, "sources": ["a"]})).await.unwrap();
+            fixture.enqueue(new_job()).await;
+            fixture.store.claim(&other, TTL).await.unwrap().expect("a job that keeps it busy");
+            let id = fixture.enqueue(needing(reading(&["a"]))).await.id;
+            assert_eq!(taken(fixture, &Capacity::unlimited()).await.unwrap().id, id);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_claim_whose_answer_was_lost_is_found_again() {
+        on_each_database(async |fixture| {
+            fixture.enqueue(new_job()).await;
+            let lease = fixture.claim().await;
+            let held = fixture.store.held_by(&lease.worker, TTL).await.unwrap();
+            assert_eq!(
+                held.iter().map(|held| (&held.job, held.token)).collect::<Vec<_>>(),
+                [(&lease.job, lease.token)]
+            );
+            fixture.store.release(&held[0]).await.unwrap();
+            assert!(fixture.store.held_by(&lease.worker, TTL).await.unwrap().is_empty());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_row_that_somebody_holds_and_forgot_stops_nobody() {
+        on_each_database(async |fixture| {
+            if fixture.store.is_sqlite() {
+                // one writer: its transaction is all or nothing
+                return;
+            }
+            fixture.enqueue(new_job()).await;
+            fixture.claim().await;
+            fixture.advance(TTL * 2).await;
+            let waiting = fixture.enqueue(new_job()).await.id;
+            let mut forgotten = fixture.store.shared.writer.begin().await.unwrap();
+            sqlx::query("select id from jobs where status = 'running' for update")
+                .fetch_one(&mut *forgotten)
+                .await
+                .unwrap();
+            assert_eq!(fixture.claim().await.job.id, waiting);
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn a_claimed_job_runs_under_its_lease() {

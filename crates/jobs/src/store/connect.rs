@@ -35,11 +35,17 @@ pub(super) enum Dialect {
 }
 
 impl Dialect {
-    /// SQLite must take the write lock before it reads, or two transactions can each wait for the other's.
+    /// SQLite must take the write lock before it reads, or two transactions can each wait for the other's. On Postgres nobody
+    /// waits long for a row whose holder is gone, and a transaction whose own client is gone ends: its locks would stop others.
     pub(super) const fn begin(self) -> &'static str {
         match self {
             Self::Sqlite => "begin immediate",
-            Self::Postgres => "begin isolation level read committed",
+            Self::Postgres => {
+                "begin isolation level read committed; \
+                set local lock_timeout = '5s'; \
+                set local idle_in_transaction_session_timeout = '10s'; \
+                set local statement_timeout = '30s'"
+            }
         }
     }
 

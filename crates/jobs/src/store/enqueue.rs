@@ -1,5 +1,7 @@
 //! Accepts a job. Once this returns, the job survives power loss.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
@@ -10,8 +12,9 @@ use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewE
 const INSERT: &str = "\
     insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
     max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings, \
-    owner, start_by, timeout_ms, requirements, reuse) \
-    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $18, $11, $10, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, $23) \
+    owner, start_by, timeout_ms, requirements, reuse, needs_memory, needs_disk, needs_gpu_memory, needs_labels) \
+    values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $18, $11, $10, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, $23, \
+    $24, $25, $26, $27) \
     on conflict (idempotency_key) do nothing";
 
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
@@ -19,7 +22,7 @@ const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key 
 impl Store {
     /// Writes the job, its task and the event `queued`, or finds the job that the same key and request made before.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.enqueue").await?;
         let Some(created) = create(&mut write, &job).await? else {
             let replayed = replay(&mut write, job.idempotency).await?;
             write.abandon().await?;
@@ -32,7 +35,7 @@ impl Store {
     /// The job that this key has made already; `None` for a new key. Saves a caller the checks that no longer hold once
     /// the job has run, as that its output does not exist.
     pub async fn replayed(&self, idempotency: &Idempotency) -> Result<Option<Job>> {
-        let reader = &self.shared.reader;
+        let reader = self.reader()?;
         let Some(first) = sqlx::query(BY_KEY).bind(idempotency.key.as_str()).fetch_optional(reader).await? else {
             return Ok(None);
         };
@@ -80,9 +83,23 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
         .bind(admission.timeout_ms)
         .bind(serde_json::to_string(&admission.requirements).expect("numbers and words are JSON"))
         .bind(i64::from(admission.reuse))
+        .bind(bytes(admission.requirements.memory_bytes))
+        .bind(bytes(admission.requirements.disk_bytes))
+        .bind(bytes(admission.requirements.gpu_memory_bytes))
+        .bind(labels(&admission.requirements.labels))
         .execute(write.connection())
         .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+/// As a column holds it; more is as good as without end.
+pub(super) fn bytes(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// In their order, so that equal sets are equal texts.
+fn labels(of: &BTreeSet<String>) -> String {
+    serde_json::to_string(of).expect("words are JSON")
 }
 
 /// The job that the same key and request made before.

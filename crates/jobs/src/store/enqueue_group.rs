@@ -9,7 +9,7 @@ use crate::{Enqueued, Job, NewJob, Result};
 impl Store {
     /// Writes every job in one transaction. The key of the request, if there is one, stands on the first.
     pub async fn enqueue_group(&self, jobs: Vec<NewJob>) -> Result<Enqueued<Vec<Job>>> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.enqueue_group").await?;
         let mut created = Vec::with_capacity(jobs.len());
         for job in jobs {
             let Some(job) = create(&mut write, &job).await? else {

@@ -10,12 +10,8 @@ const AFTER: &str = "\
 impl Store {
     /// The events behind `after`, oldest first. 0 is before the first.
     pub async fn events(&self, id: &JobId, after: i64, limit: u32) -> Result<Vec<Event>> {
-        let rows = sqlx::query(AFTER)
-            .bind(id.as_str())
-            .bind(after)
-            .bind(i64::from(limit))
-            .fetch_all(&self.shared.reader)
-            .await?;
+        let rows =
+            sqlx::query(AFTER).bind(id.as_str()).bind(after).bind(i64::from(limit)).fetch_all(self.reader()?).await?;
         rows.iter().map(row::event).collect()
     }
 }

@@ -11,7 +11,7 @@ const EXPIRE: &str = "\
 impl Store {
     /// How many leases this ended. The caller answers for the worker's death.
     pub async fn expire_leases(&self, worker: &str) -> Result<u64> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.expire").await?;
         let before_now = write.now - 1;
         let expired = sqlx::query(EXPIRE).bind(worker).bind(before_now).execute(write.connection()).await?;
         write.commit().await?;

@@ -27,8 +27,11 @@ enum Settled {
 impl Store {
     /// Gives the job as it stands after. `LeaseLost` when the lease is no longer the worker's; then nothing has changed.
     pub async fn finish(&self, lease: &Lease, outcome: Outcome) -> Result<Job> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.finish").await?;
         let held = held(&mut write, lease).await?;
+        if let Outcome::Succeeded { published: Some(event), .. } = &outcome {
+            write.append(&held.id, event.clone()).await?;
+        }
         match settle(&held, outcome) {
             Settled::End(how) => end(&mut write, &held.id, lease.token, lease.job.attempt, &how).await?,
             Settled::Requeue { failure, delay } => requeue(&mut write, lease, &failure, delay).await?,
@@ -49,7 +52,7 @@ async fn held(write: &mut Write<'_>, lease: &Lease) -> Result<Job> {
 
 fn settle(job: &Job, outcome: Outcome) -> Settled {
     match outcome {
-        Outcome::Succeeded { publication } => Settled::End(End::Succeeded { publication }),
+        Outcome::Succeeded { publication, .. } => Settled::End(End::Succeeded { publication }),
         Outcome::Failed(failure) => Settled::End(End::Failed(failure)),
         Outcome::Cancelled => Settled::End(End::Cancelled),
         Outcome::Retry { .. } if job.is_cancelling() => Settled::End(End::Cancelled),
@@ -87,7 +90,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        EventKind, JobsError, NewJob, Outcome, Status,
+        EventKind, JobsError, NewEvent, NewJob, Outcome, Status,
         testing::{TTL, a_failure, a_warning, new_job, on_each_database},
     };
 
@@ -103,7 +106,7 @@ mod tests {
             let id = fixture.enqueue(new_job()).await.id;
             let lease = fixture.claim().await;
             let publication = json!({"uri": "file:///out"});
-            let outcome = Outcome::Succeeded { publication: publication.clone() };
+            let outcome = Outcome::Succeeded { publication: publication.clone(), published: None };
             let job = fixture.store.finish(&lease, outcome).await.unwrap();
             assert_eq!(
                 (job.status, job.publication.as_ref(), job.phase),
@@ -115,6 +118,20 @@ mod tests {
             assert_eq!(fixture.kinds(&id).await.last(), Some(&EventKind::Succeeded));
             assert_eq!(fixture.outcomes(&id).await, [Some("succeeded".to_owned())]);
             assert_eq!(fixture.count("select count(*) from tasks where status = 'succeeded'").await, 1);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_was_published_is_told_with_the_end() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let lease = fixture.claim().await;
+            let published = NewEvent { kind: EventKind::Published, ..a_warning() };
+            let outcome = Outcome::Succeeded { publication: json!({}), published: Some(published) };
+            fixture.store.finish(&lease, outcome.clone()).await.unwrap();
+            assert!(matches!(fixture.store.finish(&lease, outcome).await, Err(JobsError::LeaseLost)));
+            assert_eq!(fixture.kinds(&id).await[2..], [EventKind::Published, EventKind::Succeeded]);
         })
         .await;
     }
@@ -181,7 +198,7 @@ mod tests {
             let before = (fixture.job(&id).await, fixture.outcomes(&id).await);
             let store = &fixture.store;
             let outcomes = [
-                Outcome::Succeeded { publication: json!({}) },
+                Outcome::Succeeded { publication: json!({}), published: None },
                 Outcome::Failed(a_failure(1)),
                 Outcome::Cancelled,
                 retry(),
@@ -193,7 +210,10 @@ mod tests {
             assert!(matches!(store.record(&stale, None, a_warning()).await, Err(JobsError::LeaseLost)));
             assert!(matches!(store.set_plan_digest(&stale, "x").await, Err(JobsError::LeaseLost)));
             assert_eq!((fixture.job(&id).await, fixture.outcomes(&id).await), before);
-            store.finish(&current, Outcome::Succeeded { publication: json!({}) }).await.expect("the owner finishes");
+            store
+                .finish(&current, Outcome::Succeeded { publication: json!({}), published: None })
+                .await
+                .expect("the owner finishes");
         })
         .await;
     }

@@ -8,7 +8,7 @@ const OF_GROUP: &str = "where group_id = $1 order by group_position";
 impl Store {
     /// Its jobs in the order of the request; none for an unknown group.
     pub async fn group(&self, id: &GroupId) -> Result<Vec<Job>> {
-        let rows = sqlx::query(row::select_job(OF_GROUP, "")).bind(id.as_str()).fetch_all(&self.shared.reader).await?;
+        let rows = sqlx::query(row::select_job(OF_GROUP, "")).bind(id.as_str()).fetch_all(self.reader()?).await?;
         rows.iter().map(row::job).collect()
     }
 }

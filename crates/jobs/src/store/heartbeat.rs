@@ -13,7 +13,7 @@ const HEARTBEAT: &str = "\
 impl Store {
     /// `LeaseLost` when another worker has claimed the job or it has ended. A lease that expired but that nobody took is renewed.
     pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<Heartbeat> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.heartbeat").await?;
         let renewed = sqlx::query(HEARTBEAT)
             .bind(lease.job.id.as_str())
             .bind(lease.token)

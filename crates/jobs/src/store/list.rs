@@ -23,7 +23,7 @@ impl Store {
             .bind(id)
             .bind(i64::from(filter.limit) + 1)
             .bind(filter.group.as_ref().map_or("", GroupId::as_str))
-            .fetch_all(&self.shared.reader)
+            .fetch_all(self.reader()?)
             .await?;
         let jobs: Vec<Job> = rows.iter().map(row::job).collect::<Result<_>>()?;
         Ok(cut(jobs, filter.limit as usize))

@@ -70,7 +70,7 @@ impl Store {
         age: Duration,
         parts: &[&'static str],
     ) -> Result<Option<(u64, u64)>> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.prune").await?;
         let jobs = over(&mut write, which, age).await?;
         if jobs.is_empty() {
             write.abandon().await?;
@@ -119,7 +119,7 @@ mod tests {
             fixture.sql("update jobs set finished_at = finished_at - 172800000").await;
             let fresh = fixture.enqueue(new_job()).await.id;
             let lease = fixture.claim().await;
-            fixture.store.finish(&lease, Outcome::Succeeded { publication: json!({}) }).await.unwrap();
+            fixture.store.finish(&lease, Outcome::Succeeded { publication: json!({}), published: None }).await.unwrap();
             let waiting = fixture.enqueue(new_job()).await.id;
             assert_eq!(fixture.store.prune(Retention::default()).await.unwrap(), Pruned::default());
             let events_only = Retention { events: Some(DAY), ..Retention::default() };

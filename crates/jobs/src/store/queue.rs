@@ -27,7 +27,7 @@ pub struct QueueState {
 impl Store {
     /// Jobs are accepted, and those that run go on, but none is begun. Again is no error.
     pub async fn pause(&self) -> Result<QueueState> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.pause").await?;
         // a claim that has counted already must not come after
         write.one_claim_at_a_time().await?;
         let now = write.now;
@@ -37,14 +37,14 @@ impl Store {
     }
 
     pub async fn resume(&self) -> Result<QueueState> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.resume").await?;
         sqlx::query(RESUME).execute(write.connection()).await?;
         write.commit().await?;
         self.queue().await
     }
 
     pub async fn queue(&self) -> Result<QueueState> {
-        let (paused_at, queued, running, oldest_run_at) = sqlx::query_as(STATE).fetch_one(&self.shared.reader).await?;
+        let (paused_at, queued, running, oldest_run_at) = sqlx::query_as(STATE).fetch_one(self.reader()?).await?;
         Ok(QueueState { paused_at, queued, running, oldest_run_at })
     }
 }

@@ -14,7 +14,7 @@ const RELEASE: &str = "\
 impl Store {
     /// `LeaseLost` when the lease is no longer the worker's, or the job is to be cancelled; then nothing has changed.
     pub async fn release(&self, lease: &Lease) -> Result<()> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.release").await?;
         let (id, now) = (&lease.job.id, write.now);
         let released =
             sqlx::query(RELEASE).bind(id.as_str()).bind(lease.token).bind(now).execute(write.connection()).await?;

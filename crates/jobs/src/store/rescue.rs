@@ -35,7 +35,7 @@ impl Store {
     }
 
     async fn rescue_one(&self) -> Result<bool> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.rescue").await?;
         if let Some(expired) = first(&mut write, EXPIRED, &[WORKERS_LOST_MAX]).await? {
             close(&mut write, &expired).await?;
         } else if let Some(waiting) = first(&mut write, WAITED_TOO_LONG, &[]).await? {

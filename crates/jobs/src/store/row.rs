@@ -9,7 +9,7 @@ const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
     finished_at, event_seq, group_id, group_position, variant, variant_settings, \
-    lost, run_at, start_by, timeout_ms, reuse, requirements \
+    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.

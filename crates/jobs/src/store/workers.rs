@@ -1,11 +1,11 @@
-//! What workers say of themselves. It is for people to look at: no lease and no claim rests on it.
+//! What workers say of themselves. It is for people to look at, and for claims to choose among equals: no lease rests on it.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 
-use super::{Store, millis, row};
+use super::{Store, millis, row, write::Write};
 use crate::{Result, WorkerId};
 
 const REPORT: &str = "\
@@ -27,6 +27,14 @@ const RUNNING: &str = "select id, lease_owner from jobs where status = 'running'
 
 const FORGET: &str = "delete from workers where seen_at < $1";
 
+/// Workers that were heard of and begin jobs, with how many they run.
+const FREE: &str = "\
+    select about, (select count(*) from jobs where lease_owner = workers.id and status = 'running') as running \
+    from workers where id <> $1 and stopped_at is null and drain_requested_at is null and seen_at > $2 limit 1000";
+
+/// As often as workers tell of themselves, and some.
+const HEARD_WITHIN: Duration = Duration::from_secs(30);
+
 /// Times are milliseconds since the epoch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorkerRow {
@@ -39,10 +47,26 @@ pub struct WorkerRow {
     pub jobs: Vec<String>,
 }
 
+/// What each other worker that has a slot free has at hand.
+pub(super) async fn at_hand_elsewhere(write: &mut Write<'_>, but: &WorkerId) -> Result<Vec<BTreeSet<String>>> {
+    let since = write.now.saturating_sub(millis(HEARD_WITHIN));
+    let rows = sqlx::query(FREE).bind(but.as_str()).bind(since).fetch_all(write.connection()).await?;
+    let mut at_hand = Vec::new();
+    for worker in &rows {
+        let about: Value = row::json(worker, "about")?;
+        let is_free = about["slots"].as_i64().unwrap_or(1) > worker.try_get::<i64, _>("running")?;
+        let sources: BTreeSet<String> = serde_json::from_value(about["sources"].clone()).unwrap_or_default();
+        if is_free && !sources.is_empty() {
+            at_hand.push(sources);
+        }
+    }
+    Ok(at_hand)
+}
+
 impl Store {
     /// Tells that a worker lives, and what it is; whether it is asked to drain.
     pub async fn report_worker(&self, worker: &WorkerId, about: &Value) -> Result<bool> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.report").await?;
         let now = write.now;
         let row = sqlx::query(REPORT)
             .bind(worker.as_str())
@@ -57,7 +81,7 @@ impl Store {
     }
 
     pub async fn worker_stopped(&self, worker: &WorkerId) -> Result<()> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.stopped").await?;
         let now = write.now;
         sqlx::query(STOPPED).bind(worker.as_str()).bind(now).execute(write.connection()).await?;
         write.commit_quietly().await
@@ -65,7 +89,7 @@ impl Store {
 
     /// Asks a worker to begin no more jobs and to end when those it has are done. Whether there is such a worker.
     pub async fn drain_worker(&self, worker: &str) -> Result<bool> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.drain").await?;
         let now = write.now;
         let asked = sqlx::query(DRAIN).bind(worker).bind(now).execute(write.connection()).await?;
         write.commit().await?;
@@ -75,7 +99,7 @@ impl Store {
     /// The workers that were heard of within `within`.
     pub async fn workers(&self, within: Duration) -> Result<Vec<WorkerRow>> {
         let since = self.now().await?.saturating_sub(millis(within));
-        let reader = &self.shared.reader;
+        let reader = self.reader()?;
         let running = sqlx::query(RUNNING).fetch_all(reader).await?;
         let workers = sqlx::query(LIST).bind(since).fetch_all(reader).await?;
         workers.iter().map(|worker| of_row(worker, &running)).collect()
@@ -83,7 +107,7 @@ impl Store {
 
     /// Forgets workers that were not heard of for so long.
     pub(super) async fn forget_workers(&self, silent_for: Duration) -> Result<u64> {
-        let mut write = self.write().await?;
+        let mut write = self.write("store.prune").await?;
         let before = write.now.saturating_sub(millis(silent_for));
         let forgotten = sqlx::query(FORGET).bind(before).execute(write.connection()).await?;
         write.commit_quietly().await?;

@@ -1,6 +1,6 @@
 //! One write transaction, and the time it judges by.
 
-use sqlx::{Any, AnyConnection, Transaction};
+use sqlx::{Any, AnyConnection, AnyPool, Transaction};
 
 use super::{Store, connect::Dialect, listen, row};
 use crate::{Job, JobId, NewEvent, Result};
@@ -25,10 +25,13 @@ pub(super) struct Write<'a> {
     pub(super) now: i64,
     /// Something is told that other processes wait for.
     tells: bool,
+    /// Where tests have it fail.
+    step: &'static str,
 }
 
 impl Store {
-    pub(super) async fn write(&self) -> Result<Write<'_>> {
+    /// `step` is the fail point of what is done.
+    pub(super) async fn write(&self, step: &'static str) -> Result<Write<'_>> {
         let mut transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(_) if self.is_sqlite() => {
@@ -38,7 +41,13 @@ impl Store {
             Err(error) => return Err(error.into()),
         };
         let now = self.now_on(&mut transaction).await?;
-        Ok(Write { store: self, transaction, now, tells: false })
+        Ok(Write { store: self, transaction, now, tells: false, step })
+    }
+
+    /// Where to ask without a transaction.
+    pub(super) fn reader(&self) -> Result<&AnyPool> {
+        fault::before("store.read").map_err(sqlx::Error::Io)?;
+        Ok(&self.shared.reader)
     }
 
     /// The time that leases are judged by.
@@ -115,14 +124,17 @@ impl Write<'_> {
         if self.tells && self.dialect() == Dialect::Postgres {
             sqlx::query(listen::NOTIFY).execute(self.connection()).await?;
         }
-        self.transaction.commit().await?;
-        self.store.shared.wrote.notify_waiters();
+        let store = self.store;
+        self.commit_quietly().await?;
+        store.shared.wrote.notify_waiters();
         Ok(())
     }
 
     /// Commits what nobody waits for.
     pub(super) async fn commit_quietly(self) -> Result<()> {
+        fault::before(self.step).map_err(sqlx::Error::Io)?;
         self.transaction.commit().await?;
+        fault::after(self.step).map_err(sqlx::Error::Io)?;
         Ok(())
     }
 

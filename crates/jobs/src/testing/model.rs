@@ -84,11 +84,8 @@ impl Model {
 
     /// The job that a claim gets, with its new token.
     fn claim(&mut self) -> Option<(JobId, i64)> {
-        let running = self.jobs.iter().filter(|job| job.status == Status::Running).count();
-        let key = |job: &Modelled| {
-            let beside = running - usize::from(job.status == Status::Running);
-            (-job.priority, beside, job.run_at, job.id.clone())
-        };
+        // they all have one owner, so that nobody has less running
+        let key = |job: &Modelled| (-job.priority, job.run_at, job.id.clone());
         let claimable = (0..self.jobs.len()).filter(|i| !self.paused && self.is_claimable(&self.jobs[*i]));
         let first = claimable.min_by_key(|i| key(&self.jobs[*i]))?;
         let now = self.now;
@@ -230,7 +227,7 @@ impl Pair {
             }
             Op::Succeed(_) | Op::Fail(_) | Op::Retry(..) => {
                 let outcome = match op {
-                    Op::Succeed(_) => Outcome::Succeeded { publication: json!({}) },
+                    Op::Succeed(_) => Outcome::Succeeded { publication: json!({}), published: None },
                     Op::Fail(_) => Outcome::Failed(failure),
                     Op::Retry(_, delay) => {
                         Outcome::Retry { failure, delay: Duration::from_millis(delay.unsigned_abs()) }
