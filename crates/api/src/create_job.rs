@@ -1,5 +1,7 @@
 //! `POST /v1/jobs`: a recipe is checked, planned from headers, and queued; of one with variants each, or none.
 
+use std::collections::BTreeSet;
+
 use axum::{
     Json,
     body::Bytes,
@@ -170,12 +172,18 @@ struct Facts {
     method: String,
     memory_bytes: u64,
     disk_bytes: u64,
+    sources: BTreeSet<String>,
 }
 
 impl Facts {
     fn of(plan: &StagedPlan) -> Facts {
         let summary = plan.summary(false);
-        Facts { method: summary.method.to_owned(), memory_bytes: summary.memory_bytes, disk_bytes: summary.disk_bytes }
+        Facts {
+            method: summary.method.to_owned(),
+            memory_bytes: summary.memory_bytes,
+            disk_bytes: summary.disk_bytes,
+            sources: plan.made_of().iter().cloned().collect(),
+        }
     }
 }
 
@@ -215,6 +223,7 @@ fn admission(request: &MergeRequest, facts: &Facts) -> Admission {
             disk_bytes: facts.disk_bytes,
             gpu_memory_bytes: 0,
             labels: request.worker_labels.clone(),
+            sources: facts.sources.clone(),
         },
     }
 }

@@ -100,6 +100,11 @@ impl StagedPlan {
         &self.stages.last().expect("there is at least one stage").plan
     }
 
+    /// The models that the result is made of, through whatever stages.
+    pub fn made_of(&self) -> &[String] {
+        &self.result().made_of
+    }
+
     /// SHA-256 over everything that decides the bytes of the artifact, kept stages counted.
     pub fn digest(&self) -> &str {
         &self.result().digest

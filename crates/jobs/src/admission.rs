@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::JobId;
+
 /// A job whose workers were lost so often fails: its recipe may be what kills them.
 pub const WORKERS_LOST_MAX: i64 = 3;
 
@@ -46,6 +48,8 @@ pub struct Capacity {
     pub labels: BTreeSet<String>,
     /// Sources that it has at hand.
     pub sources: BTreeSet<String>,
+    /// Jobs that it could not begin before: they are left to others for a minute.
+    pub avoids: BTreeSet<JobId>,
     /// Whether it takes over jobs whose lease has run out.
     pub takes_over: bool,
 }
@@ -59,6 +63,7 @@ impl Capacity {
             gpu_memory_bytes: 0,
             labels: BTreeSet::new(),
             sources: BTreeSet::new(),
+            avoids: BTreeSet::new(),
             takes_over: true,
         }
     }

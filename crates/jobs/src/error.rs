@@ -1,6 +1,6 @@
 //! What can go wrong in the queue, by what the caller can do about it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 pub type Result<T, E = JobsError> = std::result::Result<T, E>;
 
@@ -33,6 +33,14 @@ pub enum JobsError {
     /// A stored value is not what this version writes: an operator must look at the row.
     #[error("column {column:?} holds what cannot be read: {reason}")]
     Corrupt { column: &'static str, reason: String },
+}
+
+impl JobsError {
+    /// A call that its caller gave up.
+    pub fn no_answer(after: Duration) -> Self {
+        let told = format!("no answer for {} s", after.as_secs());
+        Self::Database(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, told)))
+    }
 }
 
 /// Text from outside that is not the id or cursor it should be.

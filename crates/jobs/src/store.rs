@@ -98,6 +98,11 @@ impl Store {
         self.shared.dialect == Dialect::Sqlite
     }
 
+    /// Whether it was not closed.
+    pub fn is_open(&self) -> bool {
+        !self.shared.writer.is_closed()
+    }
+
     /// Whether the database answers.
     pub async fn ping(&self) -> Result<()> {
         sqlx::query("select 1").execute(&self.shared.reader).await?;

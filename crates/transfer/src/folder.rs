@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use engine::artifact::MANIFEST;
@@ -11,21 +12,93 @@ use rustix::io::Errno;
 
 use crate::{Publication, PublishError};
 
-pub(crate) fn publish(artifact: &Artifact, target: &Path) -> Result<Publication, PublishError> {
-    fault::around("publish.parents", PublishError::io(target), || create_parents(target))?;
-    match published_by_rename(&artifact.dir, target)? {
-        Ok(()) => {}
-        Err(Errno::EXIST | Errno::NOTEMPTY) => return published_before(artifact, target),
-        Err(Errno::XDEV) => copy_then_rename(artifact, target)?,
-        Err(errno) => return Err(PublishError::io(target)(errno.into())),
-    }
-    sync_parent(target)?;
-    Ok(publication(target, artifact))
+/// Bytes copied between two looks at whether it is to go on.
+const PIECE: u64 = 16 << 20;
+
+/// What the last step will move, and where to.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub artifact: Artifact,
+    target: PathBuf,
+    /// The directory that is renamed: the work itself, or a copy of it beside the target.
+    from: PathBuf,
 }
 
-/// The step by which the artifact is there. What went wrong is the inner error.
-fn published_by_rename(from: &Path, to: &Path) -> Result<Result<(), Errno>, PublishError> {
-    fault::around("publish.rename", PublishError::io(to), || Ok(rename_new(from, to)))
+impl Drop for Prepared {
+    /// A copy that was not moved to its place is in nobody's way.
+    fn drop(&mut self) {
+        if self.from != self.artifact.dir && self.from.exists() {
+            remove(&self.from);
+        }
+    }
+}
+
+/// Brings the artifact to the file system of the target. `partial` names a copy, where one is needed, beside the target.
+pub(crate) fn prepare(
+    artifact: Artifact,
+    target: &Path,
+    partial: &Path,
+    goes_on: &dyn Fn(u64) -> bool,
+) -> Result<Prepared, PublishError> {
+    fault::around("publish.parents", PublishError::io(target), || create_parents(target))?;
+    if is_renamed(&artifact, partial)? {
+        return Ok(Prepared { from: artifact.dir.clone(), target: target.to_owned(), artifact });
+    }
+    // whatever goes wrong from here on, the copy goes with it
+    let prepared = Prepared { from: partial.to_owned(), target: target.to_owned(), artifact };
+    copy(&prepared.artifact, partial, goes_on)?;
+    Ok(prepared)
+}
+
+/// Whether the work can be moved to where the target is: what holds for an empty directory beside it holds for it.
+fn is_renamed(artifact: &Artifact, partial: &Path) -> Result<bool, PublishError> {
+    let probe = artifact.dir.with_extension("probe");
+    // one that a crash has left is as good
+    match std::fs::create_dir(&probe) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(PublishError::io(probe)(error)),
+        _ => {}
+    }
+    let moved = rustix::fs::rename(&probe, partial);
+    let is_renamed = match moved {
+        Ok(()) => {
+            std::fs::remove_dir(partial).map_err(PublishError::io(partial))?;
+            return Ok(true);
+        }
+        Err(Errno::XDEV) => Ok(false),
+        Err(errno) => Err(PublishError::io(partial)(errno.into())),
+    };
+    std::fs::remove_dir(&probe).map_err(PublishError::io(&probe))?;
+    is_renamed
+}
+
+impl Prepared {
+    /// The one step by which the artifact is there.
+    pub fn publish(self) -> Result<Publication, PublishError> {
+        let (artifact, target) = (&self.artifact, &self.target);
+        // whoever else was at the same work may have moved it away, or be writing it still
+        assert_whole(artifact, &self.from)?;
+        let moved = fault::around("publish.rename", PublishError::io(target), || Ok(rename_new(&self.from, target)))?;
+        match moved {
+            Ok(()) => sync_parent(target)?,
+            Err(Errno::EXIST | Errno::NOTEMPTY) => return published_before(artifact, target),
+            Err(errno) => return Err(PublishError::io(target)(errno.into())),
+        }
+        if self.from != artifact.dir {
+            remove(&artifact.dir);
+        }
+        Ok(publication(target, artifact))
+    }
+}
+
+fn assert_whole(artifact: &Artifact, dir: &Path) -> Result<(), PublishError> {
+    for file in &artifact.files {
+        let path = dir.join(&file.path);
+        let bytes = std::fs::metadata(&path).map_err(PublishError::io(&path))?.len();
+        if bytes != file.bytes {
+            return Err(PublishError::Changed { path, bytes, expected: file.bytes });
+        }
+    }
+    Ok(())
 }
 
 /// Makes the directories above the target, each of them durable.
@@ -33,14 +106,18 @@ fn create_parents(target: &Path) -> Result<(), PublishError> {
     let missing: Vec<&Path> =
         target.ancestors().skip(1).take_while(|a| !a.as_os_str().is_empty() && !a.exists()).collect();
     for dir in missing.into_iter().rev() {
-        match std::fs::create_dir(dir) {
-            // another job made it meanwhile
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            result => result.map_err(PublishError::io(dir))?,
-        }
+        create_dir(dir)?;
         sync_parent(dir)?;
     }
     Ok(())
+}
+
+fn create_dir(dir: &Path) -> Result<(), PublishError> {
+    match std::fs::create_dir(dir) {
+        // another job made it meanwhile
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        result => result.map_err(PublishError::io(dir)),
+    }
 }
 
 /// A rename that never replaces, not even an empty directory.
@@ -57,51 +134,72 @@ fn published_before(artifact: &Artifact, target: &Path) -> Result<Publication, P
     let found = find(target).filter(|found| found.manifest_sha256 == artifact.manifest_sha256);
     let found = found.ok_or_else(|| PublishError::Occupied { path: target.to_owned() })?;
     sync_parent(target)?;
-    remove_work(&artifact.dir);
+    remove(&artifact.dir);
     Ok(found)
 }
 
 /// What is published is published: a leftover is for the sweep.
-fn remove_work(dir: &Path) {
+fn remove(dir: &Path) {
     if let Err(error) = std::fs::remove_dir_all(dir) {
-        tracing::warn!(dir = %dir.display(), %error, "cannot remove a work directory");
+        tracing::warn!(dir = %dir.display(), %error, "cannot remove a directory");
     }
 }
 
-fn copy_then_rename(artifact: &Artifact, target: &Path) -> Result<(), PublishError> {
-    let partial = partial_path(target, artifact);
-    std::fs::create_dir_all(&partial).map_err(PublishError::io(&partial))?;
-    let mut dirs = BTreeSet::from([partial.clone()]);
-    let names = artifact.files.iter().map(|f| f.path.as_str()).chain([MANIFEST]);
-    for name in names {
-        let to = partial.join(name);
-        create_parents(&to)?;
-        let copy = || std::fs::copy(artifact.dir.join(name), &to);
-        fault::around("publish.copy", |error| error, copy).map_err(PublishError::io(&to))?;
-        File::open(&to).and_then(|f| f.sync_all()).map_err(PublishError::io(&to))?;
+/// Copies into a directory that is not there yet: nobody else writes to it.
+fn copy(artifact: &Artifact, to: &Path, goes_on: &dyn Fn(u64) -> bool) -> Result<(), PublishError> {
+    std::fs::create_dir(to).map_err(PublishError::io(to))?;
+    let mut dirs = BTreeSet::from([to.to_owned()]);
+    for name in artifact.files.iter().map(|f| f.path.as_str()).chain([MANIFEST]) {
+        let file = to.join(name);
         // stages that are kept have directories of their own
-        dirs.insert(to.parent().unwrap_or(&partial).to_owned());
+        for dir in
+            Path::new(name).ancestors().skip(1).filter(|a| !a.as_os_str().is_empty()).collect::<Vec<_>>().iter().rev()
+        {
+            create_dir(&to.join(dir))?;
+            dirs.insert(to.join(dir));
+        }
+        let copied = fault::around("publish.copy", PublishError::io(&file), || {
+            copy_file(&artifact.dir.join(name), &file, goes_on).map_err(PublishError::io(&file))
+        });
+        if !copied? {
+            return Err(PublishError::Cancelled);
+        }
     }
     for dir in dirs {
         File::open(&dir).and_then(|d| d.sync_all()).map_err(PublishError::io(&dir))?;
     }
-    match published_by_rename(&partial, target)? {
-        Ok(()) => {}
-        Err(Errno::EXIST | Errno::NOTEMPTY) => {
-            std::fs::remove_dir_all(&partial).map_err(PublishError::io(&partial))?;
-            return published_before(artifact, target).map(drop);
-        }
-        Err(errno) => return Err(PublishError::io(target)(errno.into())),
-    }
-    remove_work(&artifact.dir);
     Ok(())
 }
 
-/// Of this work directory alone, as that is of one lease alone.
-fn partial_path(target: &Path, artifact: &Artifact) -> PathBuf {
+/// Whether it came to the end.
+fn copy_file(from: &Path, to: &Path, goes_on: &dyn Fn(u64) -> bool) -> std::io::Result<bool> {
+    let (from, mut to) = (File::open(from)?, File::create_new(to)?);
+    loop {
+        let copied = std::io::copy(&mut (&from).take(PIECE), &mut to)?;
+        if !goes_on(copied) {
+            return Ok(false);
+        }
+        if copied == 0 {
+            to.sync_all()?;
+            return Ok(true);
+        }
+    }
+}
+
+/// Beside the target, of one attempt alone.
+pub(crate) fn partial_path(target: &Path, attempt: &str) -> PathBuf {
     let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let from = checkpoint::digest_bytes(artifact.dir.as_os_str().as_encoded_bytes());
-    target.with_file_name(format!(".{name}.partial-{}-{}", &artifact.plan_digest[..16], &from[..8]))
+    target.with_file_name(format!(".{name}{PARTIAL}{attempt}"))
+}
+
+const PARTIAL: &str = ".partial-";
+
+/// Removes what an attempt that is over has left beside its target. Anything else is left alone.
+pub(crate) fn remove_partial(partial: &Path) {
+    let name = partial.file_name().unwrap_or_default().to_string_lossy();
+    if name.starts_with('.') && name.contains(PARTIAL) && partial.exists() {
+        remove(partial);
+    }
 }
 
 fn sync_parent(target: &Path) -> Result<(), PublishError> {
@@ -151,6 +249,10 @@ pub(crate) fn find(target: &Path) -> Option<Publication> {
 mod tests {
     use super::*;
     use crate::Target;
+
+    fn publish(artifact: &Artifact, target: &Path) -> Result<Publication, PublishError> {
+        prepare(artifact.clone(), target, &partial_path(target, "a-1"), &|_| true)?.publish()
+    }
 
     fn artifact(root: &Path, content: &str) -> Artifact {
         let dir = root.join(format!("work-{content}"));
@@ -205,18 +307,70 @@ mod tests {
         assert_eq!(find(&target), None);
     }
 
-    #[test]
-    fn another_file_system_gets_a_copy() {
-        let root = tempfile::tempdir().unwrap();
-        let mut artifact = artifact(root.path(), "one");
+    /// One with a directory of its own inside.
+    fn nested(root: &Path) -> Artifact {
+        let mut artifact = artifact(root, "one");
         std::fs::create_dir_all(artifact.dir.join("stages/a")).unwrap();
         std::fs::write(artifact.dir.join("stages/a/config.json"), "{}").unwrap();
         artifact.files.push(ArtifactFile { path: "stages/a/config.json".into(), bytes: 2, sha256: String::new() });
+        artifact
+    }
+
+    fn copied(artifact: Artifact, target: &Path, goes_on: &dyn Fn(u64) -> bool) -> Result<Prepared, PublishError> {
+        let partial = partial_path(target, "a-1");
+        let prepared = Prepared { from: partial.clone(), target: target.to_owned(), artifact };
+        copy(&prepared.artifact, &partial, goes_on)?;
+        Ok(prepared)
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn another_file_system_gets_a_copy() {
+        let root = tempfile::tempdir().unwrap();
+        let artifact = nested(root.path());
         let target = root.path().join("out");
-        copy_then_rename(&artifact, &target).unwrap();
+        let prepared = copied(artifact.clone(), &target, &|_| true).unwrap();
+        assert!(!target.exists());
+        prepared.publish().unwrap();
         assert!(find(&target).is_some() && !artifact.dir.exists());
         assert_eq!(std::fs::read_to_string(target.join("stages/a/config.json")).unwrap(), "{}");
-        let left: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-        assert_eq!(left, ["out"]);
+        assert_eq!(names(root.path()), ["out"]);
+    }
+
+    #[test]
+    fn a_copy_that_is_stopped_or_not_published_goes() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let artifact = nested(root.path());
+        assert!(matches!(copied(artifact.clone(), &target, &|_| false), Err(PublishError::Cancelled)));
+        drop(copied(artifact.clone(), &target, &|_| true).unwrap());
+        assert_eq!(names(root.path()), ["work-one"]);
+    }
+
+    #[test]
+    fn what_another_has_cut_short_is_not_published() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let prepared = copied(nested(root.path()), &target, &|_| true).unwrap();
+        std::fs::write(partial_path(&target, "a-1").join("stages/a/config.json"), "").unwrap();
+        assert!(matches!(prepared.publish(), Err(PublishError::Changed { bytes: 0, expected: 2, .. })));
+        assert_eq!(names(root.path()), ["work-one"]);
+    }
+
+    #[test]
+    fn only_what_is_named_as_a_copy_is_removed_as_one() {
+        let root = tempfile::tempdir().unwrap();
+        let (partial, other) = (partial_path(&root.path().join("out"), "a-1"), root.path().join("out"));
+        for dir in [&partial, &other] {
+            std::fs::create_dir(dir).unwrap();
+            remove_partial(dir);
+        }
+        assert_eq!(names(root.path()), ["out"]);
     }
 }

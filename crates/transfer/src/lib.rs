@@ -4,7 +4,7 @@
 
 mod folder;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use engine::{Artifact, ArtifactFile};
 use serde::{Deserialize, Serialize};
@@ -31,12 +31,16 @@ pub struct Publication {
 pub enum PublishError {
     #[error("{path} exists already and holds something else; choose another output", path = path.display())]
     Occupied { path: PathBuf },
+    #[error("{path} has {bytes} bytes where {expected} were written", path = path.display())]
+    Changed { path: PathBuf, bytes: u64, expected: u64 },
+    #[error("cancelled")]
+    Cancelled,
     #[error("{path}: {source}", path = path.display())]
     Io { path: PathBuf, source: std::io::Error },
 }
 
 impl PublishError {
-    fn io(path: impl Into<PathBuf>) -> impl Fn(std::io::Error) -> PublishError {
+    pub fn io(path: impl Into<PathBuf>) -> impl Fn(std::io::Error) -> PublishError {
         let path = path.into();
         move |source| PublishError::Io { path: path.clone(), source }
     }
@@ -47,15 +51,46 @@ impl PublishError {
     }
 
     pub fn is_transient(&self) -> bool {
-        matches!(self, PublishError::Io { .. })
+        matches!(self, PublishError::Io { .. } | PublishError::Changed { .. })
     }
 }
 
-/// Moves the artifact to its target. Publishing the same artifact again finds it there and changes nothing.
-pub fn publish(artifact: &Artifact, target: &Target) -> Result<Publication, PublishError> {
+/// An artifact at the side of its target, one step before it is there. Dropped, it leaves nothing beside the target.
+#[derive(Debug)]
+pub struct Prepared(folder::Prepared);
+
+/// Brings the artifact to where one step publishes it, which may copy all of it; `goes_on` is told of bytes and says whether
+/// to. `attempt` is a name that no other attempt has.
+pub fn prepare(
+    artifact: Artifact,
+    target: &Target,
+    attempt: &str,
+    goes_on: &dyn Fn(u64) -> bool,
+) -> Result<Prepared, PublishError> {
     match target {
-        Target::Folder(path) => folder::publish(artifact, path),
+        Target::Folder(path) => {
+            folder::prepare(artifact, path, &folder::partial_path(path, attempt), goes_on).map(Prepared)
+        }
     }
+}
+
+impl Prepared {
+    /// The one step. Publishing the same artifact again finds it there and changes nothing.
+    pub fn publish(self) -> Result<Publication, PublishError> {
+        self.0.publish()
+    }
+}
+
+/// What an attempt of this name may leave beside its target when it is killed.
+pub fn partial(target: &Target, attempt: &str) -> PathBuf {
+    match target {
+        Target::Folder(path) => folder::partial_path(path, attempt),
+    }
+}
+
+/// Removes what a killed attempt has left at the path that [`partial`] gave.
+pub fn remove_partial(path: &Path) {
+    folder::remove_partial(path);
 }
 
 /// What an earlier attempt of the same plan has published, whole: a crash after publishing is completed, not repeated.

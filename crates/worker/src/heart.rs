@@ -1,9 +1,11 @@
 //! The heartbeat of one lease: carries progress out and the wish to cancel back, beside the merge.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jobs::{JobsError, Lease, Progress, Store};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -16,8 +18,10 @@ use crate::rate::Rate;
 pub(crate) enum Stop {
     /// The user cancelled the job.
     Cancelled,
-    /// Another worker may hold the job by now.
+    /// Another worker holds the job, or it has ended.
     LeaseLost,
+    /// The database has not answered for so long that another worker may hold the job soon.
+    OutOfTouch,
     /// This process is to end.
     Shutdown,
     /// It took longer than the job may.
@@ -77,7 +81,7 @@ impl Pulse {
     }
 
     /// The first reason stands.
-    fn set_stop(&self, stop: Stop) {
+    pub fn set_stop(&self, stop: Stop) {
         self.lock(&self.stop).get_or_insert(stop);
         self.cancel.store(true, Ordering::Relaxed);
     }
@@ -105,7 +109,14 @@ impl Heart {
         let pulse = Arc::<Pulse>::default();
         let ended = CancellationToken::new();
         let beat = Beat { store: store.clone(), lease: lease.clone(), every, patience, pulse: pulse.clone() };
-        let task = tokio::spawn(beat.run(ended.clone(), shutdown.clone()));
+        let beating = AssertUnwindSafe(beat.run(ended.clone(), shutdown.clone())).catch_unwind();
+        let stopped = pulse.clone();
+        let task = tokio::spawn(async move {
+            if beating.await.is_err() {
+                // nobody renews the lease any more
+                stopped.set_stop(Stop::OutOfTouch);
+            }
+        });
         Heart { pulse, ended, task }
     }
 
@@ -161,7 +172,7 @@ impl Beat {
             }
             // a database that does not answer says nothing about who owns the job; the clock does
             if Instant::now() >= self.watchdog(accepted) {
-                return self.pulse.set_stop(Stop::LeaseLost);
+                return self.pulse.set_stop(Stop::OutOfTouch);
             }
         }
     }
@@ -327,7 +338,7 @@ mod tests {
         fixture.lease.ttl = Duration::from_millis(50);
         fixture.store.close().await;
         let heart = fixture.heart(&CancellationToken::new());
-        assert_eq!(stopped(&heart).await, Stop::LeaseLost);
+        assert_eq!(stopped(&heart).await, Stop::OutOfTouch);
         heart.still().await;
     }
 

@@ -10,13 +10,13 @@ mod run_job;
 mod sweep;
 mod teller;
 
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::{Access, OutputRoots};
-use jobs::{Capacity, Lease, Limits, Requirements, Retention, Store, WorkerId};
+use jobs::{Capacity, JobId, JobsError, Lease, Limits, Requirements, Retention, Store, WorkerId};
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -74,18 +74,26 @@ pub const SILENT: Duration = Duration::from_secs(60);
 const PRUNE: Duration = Duration::from_secs(15 * 60);
 
 /// Runs jobs until `shutdown`; jobs that are running then are given back to the queue. A worker that is asked to drain ends
-/// when its jobs have.
-pub async fn run(store: Store, config: WorkerConfig, shutdown: CancellationToken) {
+/// when its jobs have; one that runs what there is once, when there is nothing more or the database does not say so for long.
+pub async fn run(store: Store, config: WorkerConfig, shutdown: CancellationToken) -> Result<(), JobsError> {
     let worker = WorkerId::generate(&config.name);
     tracing::info!(worker = worker.as_str(), "worker started");
     let _alive = if store.is_sqlite() { show_alive(&store, &config, &worker).await } else { None };
     sweep::remove_finished_work(&store, &config.work).await;
-    let worker = Worker { store, config: Arc::new(config), id: worker, shutdown };
-    worker.work().await;
-    if let Err(error) = worker.store.worker_stopped(&worker.id).await {
+    let worker = Worker {
+        store,
+        config: Arc::new(config),
+        id: worker,
+        shutdown,
+        at_hand: Mutex::default(),
+        avoids: Mutex::default(),
+    };
+    let ended = worker.work().await;
+    if let Err(error) = answered(worker.store.worker_stopped(&worker.id)).await {
         tracing::warn!(%error, "cannot tell that this worker stopped");
     }
     tracing::info!(worker = worker.id.as_str(), "worker stopped");
+    ended
 }
 
 /// First takes back what died before, then shows that this one lives.
@@ -96,15 +104,44 @@ async fn show_alive(store: &Store, config: &WorkerConfig, worker: &WorkerId) -> 
         .ok()
 }
 
+/// A connection may be to nobody: a call is not waited for without end.
+async fn answered<T>(call: impl Future<Output = Result<T, JobsError>>) -> Result<T, JobsError> {
+    let max = teller::CALL_MAX;
+    tokio::time::timeout(max, call).await.unwrap_or_else(|_| Err(JobsError::no_answer(max)))
+}
+
 struct Worker {
     store: Store,
     config: Arc<WorkerConfig>,
     id: WorkerId,
     shutdown: CancellationToken,
+    /// The latest sources that it has read, so that they are in memory and their digests are known.
+    at_hand: Mutex<VecDeque<String>>,
+    /// Jobs that others may be better for, the latest.
+    avoids: Mutex<VecDeque<JobId>>,
 }
 
-/// Jobs that run, with what each was promised.
-type Running = JoinSet<Requirements>;
+/// Jobs that run, with what each was promised. A task gives whether this worker is one for its job.
+#[derive(Default)]
+struct Running {
+    tasks: JoinSet<bool>,
+    promised: HashMap<tokio::task::Id, (JobId, Requirements)>,
+}
+
+impl Running {
+    /// Waits for one to end. Never, where none runs.
+    async fn next_ended(&mut self) -> (Option<JobId>, bool) {
+        match self.tasks.join_next_with_id().await {
+            Some(Ok((task, suits))) => (self.promised.remove(&task).map(|(job, _)| job), suits),
+            Some(Err(error)) => (self.promised.remove(&error.id()).map(|(job, _)| job), true),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn has(&self, job: &JobId) -> bool {
+        self.promised.values().any(|(running, _)| running == job)
+    }
+}
 
 /// When something was last done.
 struct Chore {
@@ -122,63 +159,146 @@ impl Chore {
     }
 }
 
+/// How the database has answered lately.
+#[derive(Default)]
+struct Trouble {
+    last: Option<Instant>,
+    /// Failures since the last answer.
+    in_a_row: usize,
+    /// A claim may have been granted without this worker knowing.
+    lost_answer: bool,
+}
+
+impl Trouble {
+    fn note(&mut self) {
+        self.last = Some(Instant::now());
+        self.in_a_row += 1;
+    }
+
+    /// Leases ran out while the database was away, though their workers live: these are to renew them first.
+    fn is_over(&self, lease: Duration) -> bool {
+        self.last.is_none_or(|last| last.elapsed() >= lease / 10)
+    }
+}
+
+/// Failures in a row after which a worker that runs once says so.
+const FAILURES_MAX: usize = 10;
+/// Sources that are told of as at hand, and jobs that are remembered as others'.
+const REMEMBERED: usize = 64;
+
+fn remember<T: PartialEq>(list: &Mutex<VecDeque<T>>, what: T) {
+    let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
+    list.retain(|known| *known != what);
+    list.push_back(what);
+    if list.len() > REMEMBERED {
+        list.pop_front();
+    }
+}
+
+fn remembered<T: Clone + Ord>(list: &Mutex<VecDeque<T>>) -> BTreeSet<T> {
+    list.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+}
+
 impl Worker {
-    async fn work(&self) {
-        let mut running = Running::new();
-        let mut promised: Vec<Requirements> = Vec::new();
+    async fn work(&self) -> Result<(), JobsError> {
+        let mut running = Running::default();
+        let mut trouble = Trouble::default();
         let mut drains = false;
         let (mut report, mut prune) = (Chore { every: REPORT, last: None }, Chore { every: PRUNE, last: None });
         while !self.shutdown.is_cancelled() {
             if report.is_due() {
-                drains |= self.report(running.len()).await;
+                drains |= self.report(running.tasks.len()).await;
             }
             if prune.is_due() {
                 self.prune().await;
             }
-            self.rescue().await;
-            let mut is_idle = true;
-            while !drains && !self.shutdown.is_cancelled() && running.len() < self.config.slots {
-                let Some(lease) = self.claim(&promised).await else { break };
-                is_idle = false;
-                promised.push(lease.job.requirements.clone());
-                self.start(&mut running, lease);
+            if trouble.is_over(self.config.lease) {
+                self.rescue(&mut trouble).await;
             }
-            if running.is_empty() && (drains || (self.config.once && is_idle)) {
-                return;
+            let mut is_idle = true;
+            while !drains && !self.shutdown.is_cancelled() && running.tasks.len() < self.config.slots {
+                match self.next(&mut trouble, &running).await {
+                    Ok(Some(lease)) => self.start(&mut running, lease),
+                    Ok(None) => break,
+                    Err(error) if self.config.once && trouble.in_a_row >= FAILURES_MAX => return Err(error),
+                    Err(error) => {
+                        tracing::warn!(%error, "cannot claim a job");
+                        is_idle = false;
+                        break;
+                    }
+                }
+                is_idle = false;
+            }
+            if running.tasks.is_empty() && (drains || (self.config.once && is_idle)) {
+                return Ok(());
             }
             tokio::select! {
-                Some(ended) = running.join_next(), if !running.is_empty() => forget(&mut promised, ended.ok()),
+                ended = running.next_ended() => self.note_end(ended),
                 () = self.store.changed(self.config.poll) => {}
                 () = self.shutdown.cancelled() => {}
             }
         }
-        while running.join_next().await.is_some() {}
+        while !running.tasks.is_empty() {
+            running.next_ended().await;
+        }
+        Ok(())
+    }
+
+    fn note_end(&self, (job, suits): (Option<JobId>, bool)) {
+        if let (Some(job), false) = (job, suits) {
+            remember(&self.avoids, job);
+        }
     }
 
     fn start(&self, running: &mut Running, lease: Lease) {
         let (store, config, shutdown) = (self.store.clone(), self.config.clone(), self.shutdown.clone());
-        running.spawn(async move {
-            let requirements = lease.job.requirements.clone();
-            run_job::run_leased(&store, &config, lease, &shutdown).await;
-            requirements
-        });
+        let requirements = lease.job.requirements.clone();
+        for source in &requirements.sources {
+            remember(&self.at_hand, source.clone());
+        }
+        let job = lease.job.id.clone();
+        let run = async move { run_job::run_leased(&store, &config, lease, &shutdown).await };
+        running.promised.insert(running.tasks.spawn(run).id(), (job, requirements));
     }
 
-    /// `None` when there is nothing that fits, or the database does not answer.
-    async fn claim(&self, promised: &[Requirements]) -> Option<Lease> {
-        let capacity = capacity(&self.config, promised);
-        let claimed = self.store.claim_fitting(&self.id, self.config.lease, &capacity, self.config.limits).await;
-        claimed.unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot claim a job");
-            None
-        })
+    /// A lease to run; `None` when there is nothing that fits.
+    async fn next(&self, trouble: &mut Trouble, running: &Running) -> Result<Option<Lease>, JobsError> {
+        let next = self.claim(trouble, running).await;
+        match &next {
+            Ok(_) => trouble.in_a_row = 0,
+            Err(_) => {
+                trouble.lost_answer = true;
+                trouble.note();
+            }
+        }
+        next
     }
 
-    async fn rescue(&self) {
-        match self.store.rescue().await {
+    async fn claim(&self, trouble: &mut Trouble, running: &Running) -> Result<Option<Lease>, JobsError> {
+        if trouble.lost_answer {
+            let held = answered(self.store.held_by(&self.id, self.config.lease)).await?;
+            if let Some(lease) = held.into_iter().find(|lease| !running.has(&lease.job.id)) {
+                return Ok(Some(lease));
+            }
+            trouble.lost_answer = false;
+        }
+        let capacity = Capacity {
+            sources: remembered(&self.at_hand),
+            avoids: remembered(&self.avoids),
+            takes_over: trouble.is_over(self.config.lease),
+            ..capacity(&self.config, running)
+        };
+        answered(self.store.claim_fitting(&self.id, self.config.lease, &capacity, self.config.limits)).await
+    }
+
+    async fn rescue(&self, trouble: &mut Trouble) {
+        match answered(self.store.rescue()).await {
             Ok(0) => {}
             Ok(_) => sweep::remove_finished_work(&self.store, &self.config.work).await,
-            Err(error) => tracing::warn!(%error, "cannot look for lost jobs"),
+            Err(error) => {
+                trouble.note();
+                tracing::warn!(%error, "cannot look for lost jobs");
+            }
         }
     }
 
@@ -188,8 +308,9 @@ impl Worker {
         let about = json!({
             "name": config.name, "version": engine::VERSION, "slots": config.slots, "running": running,
             "memory_bytes": config.memory, "threads": config.settings.thread_count(), "labels": config.labels,
+            "sources": remembered(&self.at_hand),
         });
-        self.store.report_worker(&self.id, &about).await.unwrap_or_else(|error| {
+        answered(self.store.report_worker(&self.id, &about)).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot tell that this worker lives");
             false
         })
@@ -208,22 +329,24 @@ impl Worker {
 }
 
 /// What is left beside the jobs that run.
-fn capacity(config: &WorkerConfig, promised: &[Requirements]) -> Capacity {
-    let used: u64 = promised.iter().map(|needed| needed.memory_bytes).sum();
+fn capacity(config: &WorkerConfig, running: &Running) -> Capacity {
+    let promised = || running.promised.values().map(|(_, needed)| needed);
     // a job that needs more than there is at all runs alone, rather than never
     let memory_bytes = match config.memory {
-        Some(memory) if !promised.is_empty() => memory.saturating_sub(used),
+        Some(memory) if !running.promised.is_empty() => {
+            memory.saturating_sub(promised().map(|needed| needed.memory_bytes).sum())
+        }
         Some(_) | None => u64::MAX,
     };
-    Capacity { memory_bytes, labels: config.labels.clone(), ..Capacity::unlimited() }
+    // part of what is promised may be written already: better too little than too much
+    let disk_bytes = free_space(&config.work).saturating_sub(promised().map(|needed| needed.disk_bytes).sum());
+    Capacity { memory_bytes, disk_bytes, labels: config.labels.clone(), ..Capacity::unlimited() }
 }
 
-fn forget(promised: &mut Vec<Requirements>, ended: Option<Requirements>) {
-    // of a run that panicked it is not known which it was: any is as good
-    let at = ended.and_then(|ended| promised.iter().position(|p| *p == ended)).unwrap_or(0);
-    if at < promised.len() {
-        promised.swap_remove(at);
-    }
+/// Where it cannot be told, a merge finds out itself.
+fn free_space(work: &Path) -> u64 {
+    let exists = work.ancestors().find(|dir| dir.exists()).unwrap_or(work);
+    rustix::fs::statvfs(exists).map_or(u64::MAX, |space| space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 #[cfg(test)]
@@ -239,14 +362,40 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_is_promised_no_more() {
-        let needs = |memory_bytes| Requirements { memory_bytes, ..Requirements::default() };
-        let mut promised = vec![needs(1), needs(2), needs(1)];
-        forget(&mut promised, Some(needs(2)));
-        assert_eq!(promised, [needs(1), needs(1)]);
-        forget(&mut promised, None);
-        forget(&mut promised, Some(needs(7)));
-        forget(&mut promised, None);
-        assert!(promised.is_empty());
+    fn the_latest_are_remembered_once() {
+        let list = Mutex::default();
+        for what in (0..REMEMBERED).chain([0, 7777]) {
+            remember(&list, what);
+        }
+        let known = remembered(&list);
+        assert_eq!(known.len(), REMEMBERED);
+        assert!(known.contains(&0) && known.contains(&7777) && !known.contains(&1));
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_promised_no_more_even_by_a_panic() {
+        let mut running = Running::default();
+        let jobs: Vec<JobId> = (0..2).map(|_| JobId::generate()).collect();
+        let tasks =
+            [running.tasks.spawn(async { false }).id(), running.tasks.spawn(async { panic!("on purpose") }).id()];
+        for (task, job) in tasks.into_iter().zip(&jobs) {
+            running.promised.insert(task, (job.clone(), Requirements::default()));
+        }
+        assert!(running.has(&jobs[0]) && running.has(&jobs[1]));
+        let mut ended = [running.next_ended().await, running.next_ended().await];
+        ended.sort();
+        let mut expected = [(Some(jobs[0].clone()), false), (Some(jobs[1].clone()), true)];
+        expected.sort();
+        assert_eq!(ended, expected);
+        assert!(running.promised.is_empty());
+    }
+
+    #[tokio::test]
+    async fn leases_are_taken_over_when_trouble_is_over() {
+        let mut trouble = Trouble::default();
+        assert!(trouble.is_over(Duration::from_secs(60)));
+        trouble.note();
+        assert!(!trouble.is_over(Duration::from_secs(60)));
+        assert!(trouble.is_over(Duration::ZERO));
     }
 }

@@ -1,5 +1,6 @@
 //! One attempt at a job.
 
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Ph
 use recipe::{Problem, Refusal, Stages};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
-use transfer::{Publication, PublishError, Target};
+use transfer::{Prepared, Publication, PublishError, Target};
 
 use crate::heart::{Heart, Patience, Pulse, Stop};
 use crate::teller::Teller;
@@ -20,7 +21,7 @@ use crate::{WorkerConfig, planned, sweep};
 /// Why an attempt did not end in a publication.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    #[error("the recipe cannot be merged: {0}")]
+    #[error("the recipe, which could be merged when it was submitted, cannot be now: {0}")]
     Refused(#[from] Refusal),
     #[error("{0}")]
     Output(String),
@@ -43,11 +44,15 @@ impl JobError {
             JobError::Output(_) => "invalid_output",
             JobError::Execute(error) => match error.root_cause() {
                 ExecuteError::DiskFull { .. } => "disk_full",
+                ExecuteError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => "disk_full",
                 ExecuteError::BuffersDiffer { .. } => "buffers_differ",
                 ExecuteError::NotFinite { .. } => "not_finite",
                 _ => "merge_failed",
             },
             JobError::Publish(PublishError::Occupied { .. }) => "output_exists",
+            JobError::Publish(PublishError::Io { source, .. }) if source.kind() == ErrorKind::StorageFull => {
+                "disk_full"
+            }
             JobError::Publish(_) => "publish_failed",
             JobError::Jobs(_) => "database",
             JobError::Panicked(_) | JobError::Stuck => "internal",
@@ -56,7 +61,9 @@ impl JobError {
 
     fn is_transient(&self) -> bool {
         match self {
-            JobError::Refused(_) | JobError::Output(_) | JobError::Panicked(_) | JobError::Stuck => false,
+            // it was planned when it was submitted: what is not there now may be there again, or on another worker
+            JobError::Refused(_) => true,
+            JobError::Output(_) | JobError::Panicked(_) | JobError::Stuck => false,
             JobError::Execute(error) => error.is_transient(),
             JobError::Publish(error) => error.is_transient(),
             JobError::Jobs(_) => true,
@@ -65,13 +72,19 @@ impl JobError {
 }
 
 /// Runs the job of a lease to its end, whatever that is, and tells the queue.
-pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Lease, shutdown: &CancellationToken) {
+/// Gives whether this worker is one for the job: it is not where the models that were there at submit are not there now.
+pub(crate) async fn run_leased(
+    store: &Store,
+    config: &WorkerConfig,
+    lease: Lease,
+    shutdown: &CancellationToken,
+) -> bool {
     let job = lease.job.id.clone();
     tracing::info!(job = job.as_str(), attempt = lease.job.attempt, method = lease.job.method, "job started");
     let timeout = lease.job.timeout_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
     let patience = Patience { timeout, stall: config.stall };
     let heart = Heart::start(store, &lease, config.heartbeat, patience, shutdown);
-    let teller = Teller { store, lease: &lease };
+    let teller = Teller { store, lease: &lease, shutdown };
     let run = Run { teller, config, lease: &lease, pulse: heart.pulse.clone() };
     // a heart that outlived its run would hold the lease for ever
     let result =
@@ -82,9 +95,16 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
         // what another worker may be doing by now is its own
         (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
             tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
-            return;
+            return true;
         }
-        (Ok(publication), _) => finish(teller, Outcome::Succeeded { publication: to_json(publication) }).await,
+        (Ok((publication, published)), _) => {
+            let publication = to_json(publication);
+            finish(teller, Outcome::Succeeded { publication, published: Some(published.clone()) }).await
+        }
+        // that the database was away is no failure of the job
+        (Err(_), Some(Stop::OutOfTouch)) | (Err(JobError::Jobs(JobsError::Database(_))), None) => {
+            give_back(teller).await
+        }
         (Err(_), Some(Stop::Cancelled)) => finish(teller, Outcome::Cancelled).await,
         (Err(_), Some(Stop::Shutdown)) => give_back(teller).await,
         (Err(_), Some(Stop::TimedOut)) => finish(teller, timed_out(&lease)).await,
@@ -95,11 +115,13 @@ pub(crate) async fn run_leased(store: &Store, config: &WorkerConfig, lease: Leas
     if matches!(over, Ok(true)) {
         sweep::remove(run.work_root()).await;
     }
+    let suits = !matches!(result, Err(JobError::Refused(_)));
     match (over, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
-        (Ok(_), Ok(publication)) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
+        (Ok(_), Ok((publication, _))) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
         (Ok(_), Err(error)) => tracing::info!(job = job.as_str(), %error, "attempt ended without a publication"),
     }
+    suits
 }
 
 /// Returns when a run has been told to stop for so long.
@@ -182,31 +204,61 @@ struct Run<'a> {
 
 impl Run<'_> {
     /// Fetch, plan, execute, publish.
-    async fn run_job(&self) -> Result<Publication, JobError> {
+    async fn run_job(&self) -> Result<(Publication, NewEvent), JobError> {
         let stages = self.recipe()?;
         let target = self.target()?;
-        let opened = self.unless_stuck(self.fetch(stages)).await?;
-        let plan = self.unless_stuck(self.plan(opened)).await?;
+        let opened = self.unless_stopped(self.fetch(stages)).await?;
+        let plan = self.unless_stopped(self.plan(opened)).await?;
         if let Some(publication) = transfer::find_published(&target, plan.digest()) {
-            return self.published(publication, None).await;
+            return Ok(published(publication, None));
         }
-        if let Some(publication) = self.published_before(plan.digest()).await? {
-            return Ok(publication);
+        if let Some(reused) = self.published_before(plan.digest()).await? {
+            return Ok(reused);
         }
         // what another job has put there meanwhile is found before the work, not after
         if transfer::is_occupied(&target) {
             return Err(PublishError::occupied(&target).into());
         }
         let artifact = self.unless_stuck(self.merge(plan)).await?;
-        // a lease lost since the merge was told of is somebody else's to publish
-        match self.pulse.stop() {
-            Some(Stop::LeaseLost) => return Err(JobsError::LeaseLost.into()),
-            Some(Stop::Cancelled | Stop::TimedOut | Stop::Stalled) => return Err(ExecuteError::Cancelled.into()),
-            Some(Stop::Shutdown) | None => {}
-        }
         let started = std::time::Instant::now();
-        let publication = blocking(move || Ok(transfer::publish(&artifact, &target)?)).await?;
-        self.published(publication, Some(started.elapsed())).await
+        let plan_digest = artifact.plan_digest.clone();
+        let prepared = self.unless_stuck(self.prepare(artifact, &target)).await?;
+        // a lease lost since the merge was told of is somebody else's to publish
+        self.still_held().await?;
+        // from here on nothing may fail that is not a failure to publish
+        let publication = match blocking(move || Ok(prepared.publish()?)).await {
+            // it may be there all the same, as when only what came after the one step failed
+            Err(error) => transfer::find_published(&target, &plan_digest).ok_or(error)?,
+            Ok(publication) => publication,
+        };
+        Ok(published(publication, Some(started.elapsed())))
+    }
+
+    /// That the lease is this worker's now, by the database's word, and that nobody wants the run to stop.
+    async fn still_held(&self) -> Result<(), JobError> {
+        loop {
+            let asked = tokio::time::Instant::now();
+            if self.teller.heartbeat(self.pulse.progress().as_ref()).await?.cancel_requested {
+                self.pulse.set_stop(Stop::Cancelled);
+            }
+            match self.pulse.stop() {
+                Some(Stop::LeaseLost) => return Err(JobsError::LeaseLost.into()),
+                Some(Stop::Cancelled | Stop::TimedOut | Stop::Stalled | Stop::OutOfTouch) => {
+                    return Err(ExecuteError::Cancelled.into());
+                }
+                // a process that was frozen since it asked has an old answer
+                Some(Stop::Shutdown) | None if asked.elapsed() < self.lease.ttl / 4 => return Ok(()),
+                Some(Stop::Shutdown) | None => {}
+            }
+        }
+    }
+
+    /// A phase that writes nothing is left to itself as soon as the run is to stop.
+    async fn unless_stopped<T>(&self, phase: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
+        tokio::select! {
+            result = phase => result,
+            () = stopped_for(&self.pulse, Duration::ZERO) => Err(ExecuteError::Cancelled.into()),
+        }
     }
 
     /// A phase that does not stop when it is told to is left to itself: what it writes is in the work directory, and the
@@ -272,25 +324,30 @@ impl Run<'_> {
         let artifact = merged.await?;
         let took = started.elapsed();
         // the last word on progress, whenever the next beat would have been
-        self.teller.progress(self.pulse.progress().as_ref()).await?;
+        self.teller.heartbeat(self.pulse.progress().as_ref()).await?;
         let bytes: u64 = artifact.files.iter().map(|f| f.bytes).sum();
         self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", rate(bytes, took)).await?;
         Ok(artifact)
     }
 
-    /// `took` is absent where an earlier attempt has published.
-    async fn published(&self, publication: Publication, took: Option<Duration>) -> Result<Publication, JobError> {
-        let mut data =
-            json!({"uri": publication.uri, "bytes": publication.bytes, "manifest_sha256": publication.manifest_sha256});
-        if let (Some(took), Some(data)) = (took, data.as_object_mut()) {
-            data.extend(rate(publication.bytes, took).as_object().cloned().unwrap_or_default());
-        }
-        self.tell(None, EventKind::Published, &format!("published at {}", publication.uri), data).await?;
-        Ok(publication)
+    /// Brings the artifact to its target's side. Should this process die at it, whoever removes the job's work knows of the copy.
+    async fn prepare(&self, artifact: Artifact, target: &Target) -> Result<Prepared, JobError> {
+        let attempt = format!("{}-{}", self.lease.job.id.as_str(), self.lease.token);
+        let (target, root, pulse) = (target.clone(), self.work_root(), self.pulse.clone());
+        beside(move || {
+            let partial = transfer::partial(&target, &attempt);
+            sweep::note_partial(&root, &attempt, &partial).map_err(PublishError::io(&root))?;
+            let goes_on = |_| {
+                pulse.moved();
+                !pulse.cancel.load(std::sync::atomic::Ordering::Relaxed)
+            };
+            Ok(transfer::prepare(artifact, &target, &attempt, &goes_on)?)
+        })
+        .await
     }
 
     /// What another job has published for this plan and is still there, where the job says that this will do.
-    async fn published_before(&self, plan_digest: &str) -> Result<Option<Publication>, JobError> {
+    async fn published_before(&self, plan_digest: &str) -> Result<Option<(Publication, NewEvent)>, JobError> {
         let job = &self.lease.job;
         if !job.reuse || job.output.get("path").is_some() {
             return Ok(None);
@@ -299,9 +356,10 @@ impl Run<'_> {
             let told = serde_json::from_value::<Publication>(publication).ok();
             let Some(found) = told.and_then(|told| transfer::find_again(&told)) else { continue };
             let message = format!("job {earlier} has published the same at {}", found.uri);
-            let data = json!({"uri": found.uri, "bytes": found.bytes, "manifest_sha256": found.manifest_sha256, "reused_from": earlier});
-            self.tell(None, EventKind::Published, &message, data).await?;
-            return Ok(Some(found));
+            let (publication, mut event) = published(found, None);
+            event.message = message;
+            event.data["reused_from"] = json!(earlier);
+            return Ok(Some((publication, event)));
         }
         Ok(None)
     }
@@ -326,6 +384,17 @@ impl Run<'_> {
     fn work_root(&self) -> PathBuf {
         self.config.work.join(self.lease.job.id.as_str())
     }
+}
+
+/// With the event that tells of it. `took` is absent where it was there already.
+fn published(publication: Publication, took: Option<Duration>) -> (Publication, NewEvent) {
+    let mut data =
+        json!({"uri": publication.uri, "bytes": publication.bytes, "manifest_sha256": publication.manifest_sha256});
+    if let (Some(took), Some(data)) = (took, data.as_object_mut()) {
+        data.extend(rate(publication.bytes, took).as_object().cloned().unwrap_or_default());
+    }
+    let message = format!("published at {}", publication.uri);
+    (publication, NewEvent { kind: EventKind::Published, level: Level::Info, message, data })
 }
 
 /// What a phase wrote, in which time.

@@ -4,23 +4,39 @@
 
 use std::time::Duration;
 
-use jobs::{Job, JobId, JobsError, Lease, NewEvent, Outcome, Phase, Progress, Store};
+use jobs::{Heartbeat, Job, JobId, JobsError, Lease, NewEvent, Outcome, Phase, Progress, Store};
 use serde_json::Value;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// Between tries, at first and at most.
 const AGAIN: Duration = Duration::from_millis(50);
 const AGAIN_MAX: Duration = Duration::from_secs(1);
+/// A process that is to end waits so long for the database.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// No statement takes as long.
+pub(crate) const CALL_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Teller<'a> {
     pub store: &'a Store,
     pub lease: &'a Lease,
+    pub shutdown: &'a CancellationToken,
+}
+
+/// How long a call is made again.
+#[derive(Clone, Copy)]
+enum Until {
+    /// The lease may soon be another's.
+    LeaseEnds,
+    /// The database says yes or no: the last word on an attempt is not given up. What has happened meanwhile it knows by the
+    /// lease's token. A process that is to end waits a little.
+    Answered,
 }
 
 impl Teller<'_> {
     pub async fn record(&self, phase: Option<Phase>, event: NewEvent) -> Result<(), JobsError> {
-        self.persistently(|again| {
+        self.persistently(Until::LeaseEnds, |again| {
             let event = event.clone();
             async move {
                 match again {
@@ -33,20 +49,21 @@ impl Teller<'_> {
     }
 
     pub async fn plan_digest(&self, digest: &str) -> Result<(), JobsError> {
-        self.persistently(|_| self.store.set_plan_digest(self.lease, digest)).await
+        self.persistently(Until::LeaseEnds, |_| self.store.set_plan_digest(self.lease, digest)).await
     }
 
     pub async fn published_by_plan(&self, digest: &str) -> Result<Vec<(JobId, Value)>, JobsError> {
-        self.persistently(|_| self.store.published_by_plan(digest)).await
+        self.persistently(Until::LeaseEnds, |_| self.store.published_by_plan(digest)).await
     }
 
-    pub async fn progress(&self, progress: Option<&Progress>) -> Result<(), JobsError> {
-        self.persistently(|_| self.store.heartbeat(self.lease, progress)).await.map(drop)
+    /// Renews the lease, too, and brings the wish to cancel back.
+    pub async fn heartbeat(&self, progress: Option<&Progress>) -> Result<Heartbeat, JobsError> {
+        self.persistently(Until::LeaseEnds, |_| self.store.heartbeat(self.lease, progress)).await
     }
 
     /// The job as it stands after.
     pub async fn finish(&self, outcome: &Outcome) -> Result<Job, JobsError> {
-        self.persistently(|again| async move {
+        self.persistently(Until::Answered, |again| async move {
             match self.store.finish(self.lease, outcome.clone()).await {
                 Err(JobsError::LeaseLost) if again => self.finished_before().await?.ok_or(JobsError::LeaseLost),
                 result => result,
@@ -56,7 +73,7 @@ impl Teller<'_> {
     }
 
     pub async fn release(&self) -> Result<(), JobsError> {
-        self.persistently(|again| async move {
+        self.persistently(Until::Answered, |again| async move {
             match self.store.release(self.lease).await {
                 Err(JobsError::LeaseLost) if again => {
                     self.finished_before().await?.map(drop).ok_or(JobsError::LeaseLost)
@@ -73,17 +90,23 @@ impl Teller<'_> {
         Ok(job.filter(|job| job.attempt == self.lease.job.attempt && job.status != jobs::Status::Running))
     }
 
-    /// Calls until the database answers, as long as the lease can still be held. Every call but the first is told that an
-    /// earlier one may have been heard.
-    async fn persistently<T, F>(&self, call: impl Fn(bool) -> F) -> Result<T, JobsError>
+    /// Every call but the first is told that an earlier one may have been heard.
+    async fn persistently<T, F>(&self, until: Until, call: impl Fn(bool) -> F) -> Result<T, JobsError>
     where
         F: Future<Output = Result<T, JobsError>>,
     {
-        let until = Instant::now() + self.lease.ttl.mul_f64(0.5);
-        let (mut wait, mut again) = (AGAIN, false);
+        let begun = Instant::now();
+        let (mut wait, mut again, mut ending) = (AGAIN, false, None);
+        let goes_on = |ending: &mut Option<Instant>| match until {
+            Until::LeaseEnds => begun.elapsed() < self.lease.ttl.mul_f64(0.5),
+            Until::Answered if !self.shutdown.is_cancelled() => true,
+            Until::Answered => ending.get_or_insert_with(Instant::now).elapsed() < LAST_WORDS,
+        };
         loop {
-            match call(again).await {
-                Err(JobsError::Database(error)) if Instant::now() < until => {
+            // a call that hangs is as good as one that failed: the connection may be to nobody
+            let answer = tokio::time::timeout(CALL_MAX, call(again)).await;
+            match answer.unwrap_or_else(|_| Err(JobsError::no_answer(CALL_MAX))) {
+                Err(JobsError::Database(error)) if self.store.is_open() && goes_on(&mut ending) => {
                     tracing::warn!(job = self.lease.job.id.as_str(), %error, "the database did not answer; trying again");
                 }
                 result => return result,

@@ -171,8 +171,13 @@ async fn candidates(write: &mut Write<'_>, capacity: &Capacity, limits: Limits) 
         })
     };
     let candidates: Result<Vec<Candidate>> = rows.iter().map(candidate).collect();
+    let patience = millis(PATIENCE);
     // jobs of an earlier schema have what they need in their requirements alone
-    Ok(candidates?.into_iter().filter(|candidate| capacity.suits(&candidate.requirements)).collect())
+    let suits = |candidate: &Candidate| {
+        capacity.suits(&candidate.requirements)
+            && (candidate.waited >= patience || !capacity.avoids.contains(&candidate.id))
+    };
+    Ok(candidates?.into_iter().filter(suits).collect())
 }
 
 /// The sets of labels that are asked for and that the worker's suffice for.
@@ -292,6 +297,18 @@ mod tests {
             assert!(taken(fixture, &full).await.is_none());
             fixture.advance(PATIENCE * 2).await;
             assert_eq!(taken(fixture, &full).await.unwrap().id, id);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_job_that_a_worker_could_not_begin_is_left_to_others_for_a_while() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let failed = Capacity { avoids: [id.clone()].into(), ..Capacity::unlimited() };
+            assert!(taken(fixture, &failed).await.is_none());
+            fixture.advance(PATIENCE).await;
+            assert_eq!(taken(fixture, &failed).await.unwrap().id, id);
         })
         .await;
     }

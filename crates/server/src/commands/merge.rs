@@ -58,7 +58,10 @@ fn merge(args: &MergeCommand, cancel: &AtomicBool) -> Result<(), Failure> {
         Failure::failed(error)
     })?;
     make_way(&args.out);
-    let publication = transfer::publish(&artifact, &target)
+    // beside the output, as the work is, nothing is copied
+    let goes_on = |_| !cancel.load(Ordering::Relaxed);
+    let publication = transfer::prepare(artifact, &target, "merge", &goes_on)
+        .and_then(transfer::Prepared::publish)
         .map_err(|error| Failure::failed(format!("{error}; the merged model stays in {}", work.display())))?;
     tell(args, &publication, started, "written")
 }

@@ -50,7 +50,9 @@ impl Server {
         let serving = tokio::spawn(api::serve(listener, api));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
-            workers.spawn(worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone()));
+            let worker = worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone());
+            // only one that runs once ends by an error
+            workers.spawn(async { drop(worker.await) });
         }
         tracing::info!(%address, workers = config.workers, "serving");
         Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, workers, store })

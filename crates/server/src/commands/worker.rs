@@ -19,16 +19,16 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
         () = super::asked_to_stop() => {}
         // drained, or out of work
         ended = &mut worker => {
-            ended.map_err(Failure::failed)?;
+            let ended = ended.map_err(Failure::failed)?;
             store.close().await;
-            return Ok(());
+            return ended.map_err(Failure::failed);
         }
     }
     tracing::info!("stopping");
     shutdown.cancel();
-    worker.await.map_err(Failure::failed)?;
+    let ended = worker.await.map_err(Failure::failed)?;
     store.close().await;
-    Ok(())
+    ended.map_err(Failure::failed)
 }
 
 fn host_name() -> String {
