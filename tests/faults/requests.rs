@@ -2,6 +2,7 @@
 //! was asked for done once.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use client::{Client, ClientError};
 use serde_json::Value;
@@ -16,6 +17,7 @@ pub const STEPS: &[&str] = &[
     "store.enqueue",
     "store.enqueue_group",
     "store.pause",
+    "store.rescue",
     "store.resume",
 ];
 
@@ -76,6 +78,36 @@ async fn one_case(dir: &Path, database: &str, step: &str, side: Side, how: &str)
     assert!(server.terminate());
 }
 
+/// A job that waits for too long without any worker; the server ends it, and dies or not in doing so.
+async fn late_case(dir: &Path, database: &str, side: Side, how: &str) {
+    let faults = format!("{}=1*{how}", side.of("store.rescue"));
+    let flags = ["--workers", "0", "--database", database];
+    let mut server = TestServer::start_with_faults(BINARY, &dir.join("data"), &testkit::workspace(), &flags, &faults);
+    let ttl = [("queue_ttl_seconds", "1".to_owned())];
+    let job = Client::new(&server.url).unwrap().submit(RECIPE.to_owned(), &ttl).await.unwrap();
+    let id = job["id"].as_str().unwrap();
+    if how != ERROR {
+        // one that cannot keep its house ends, to be started again by whatever watches over it
+        assert!(!server.ended().success());
+        server.mend();
+        server.restart();
+    }
+    let client = Client::new(&server.url).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    let job = loop {
+        let job = client.job(id).await.unwrap();
+        if job["status"] != "queued" {
+            break job;
+        }
+        assert!(Instant::now() < until, "{side:?} {how}: {job}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert_eq!(job["error"]["code"], "queue_ttl_exceeded", "{job}");
+    assert_eq!(job["last_event_id"], "2", "{job}");
+    assert!(how != ERROR || server.faults_told() > 0);
+    assert!(server.terminate());
+}
+
 async fn check(client: &Client, step: &str, again: Result<Value, ClientError>) {
     if step == "store.drain" {
         assert!(matches!(again, Err(ClientError::Refused(no)) if no.status == 404));
@@ -107,6 +139,10 @@ async fn every_step_fails(database: impl Fn(&Path) -> String) {
         for side in Side::BOTH {
             for how in [ERROR, PANIC, KILL] {
                 let dir = tempfile::tempdir().unwrap();
+                if *step == "store.rescue" {
+                    late_case(dir.path(), &database(dir.path()), side, how).await;
+                    continue;
+                }
                 one_case(dir.path(), &database(dir.path()), step, side, how).await;
             }
         }

@@ -21,7 +21,6 @@ pub const STEPS: &[&str] = &[
     "store.record",
     "store.release",
     "store.report",
-    "store.rescue",
     "store.stopped",
     "store.read",
     "journal.add",
@@ -47,8 +46,6 @@ const LEASE_SECONDS: &str = "2";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
     Plain,
-    /// The job waited too long before the worker came.
-    Late,
     /// Another worker died at the job before.
     Widowed,
     /// The worker is asked to stop while it is at the job.
@@ -60,7 +57,7 @@ enum Scene {
 impl Scene {
     /// Any other worker would do what this one is to fail at.
     fn is_for_one(self) -> bool {
-        matches!(self, Scene::Late | Scene::Widowed)
+        matches!(self, Scene::Widowed)
     }
 }
 
@@ -93,7 +90,6 @@ fn cases(all_steps: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for step in STEPS.iter().filter(|step| all_steps || step.starts_with("store.")) {
         let scene = match *step {
-            "store.rescue" => Scene::Late,
             "store.expire" => Scene::Widowed,
             "store.release" => Scene::Stopped,
             "publish.copy" => Scene::Elsewhere,
@@ -167,9 +163,6 @@ impl Scenery {
 
     async fn submit(&self, which: usize, case: &Case) -> String {
         let mut query = vec![("worker_label", label(which))];
-        if case.scene == Scene::Late {
-            query.push(("queue_ttl_seconds", "1".to_owned()));
-        }
         if let (Scene::Elsewhere, Some(other)) = (case.scene, &self.other) {
             query.push(("output", other.path().join(format!("out-{which}")).display().to_string()));
         }
@@ -208,7 +201,6 @@ impl Scenery {
     fn play(&self, which: usize, case: &Case) -> String {
         let log = self.dir.path().join(format!("log-{which}"));
         match case.scene {
-            Scene::Late => std::thread::sleep(Duration::from_millis(1100)),
             Scene::Widowed => {
                 let killed = self.worker(&label(which), "store.plan_digest:after=1*return(kill)", &log).wait().unwrap();
                 assert!(!killed.success());
@@ -264,10 +256,9 @@ async fn all_over(scenery: &Scenery, jobs: &[(usize, String)]) -> Vec<Value> {
 
 fn check_end(case: &Case, job: &Value) {
     let error = job["error"]["code"].as_str();
-    match (case.scene, case.how) {
-        (Scene::Late, _) => assert_eq!(error, Some("queue_ttl_exceeded"), "{case:?}: {job}"),
+    match case.how {
         // a panic in the merge itself is a bug of ours that another attempt would only meet again
-        (_, PANIC) => assert!(job["status"] == "succeeded" || error == Some("internal"), "{case:?}: {job}"),
+        PANIC => assert!(job["status"] == "succeeded" || error == Some("internal"), "{case:?}: {job}"),
         _ => assert_eq!(job["status"], "succeeded", "{case:?}: {job}"),
     }
     // what the queue could not be told for a moment is told the next moment, in the same attempt

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use testkit::{TestServer, sparse_checkpoint};
 
-use crate::{BINARY, end_of, published_dir};
+use crate::{end_of, published_dir};
 
 /// Large enough that a merge takes a while, though the models take no room on disk.
 const MODEL_BYTES: u64 = 600 << 20;
@@ -25,8 +25,7 @@ impl Slow {
         for name in ["a", "b"] {
             sparse_checkpoint(&dir.path().join("models").join(name), MODEL_BYTES);
         }
-        let server =
-            TestServer::start(BINARY, &dir.path().join("data"), &dir.path().join("models"), &["--threads", "1"]);
+        let server = crate::start_server(&dir.path().join("data"), &dir.path().join("models"), &["--threads", "1"]);
         Slow { dir, server }
     }
 

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::read_checkpoint;
 
-use crate::{BINARY, Served, amalgam, end_of, published_dir};
+use crate::{Served, amalgam, end_of, published_dir};
 
 /// `both` is made of two models, `all` of it and a third, and the result again of these; `both` is kept.
 const RECIPE: &str = "\
@@ -110,7 +110,7 @@ async fn a_server_killed_between_stages_takes_the_job_up_again() {
     for name in ["a", "b"] {
         testkit::sparse_checkpoint(&models.join(name), 200 << 20);
     }
-    let mut server = testkit::TestServer::start(BINARY, &dir.path().join("data"), &models, &["--threads", "1"]);
+    let mut server = crate::start_server(&dir.path().join("data"), &models, &["--threads", "1"]);
     let linear = |name: &str, first: &str| {
         format!(
             "{name}merge_method: linear\nmodels: [{{model: {first}, parameters: {{weight: 1}}}}, {{model: b, parameters: {{weight: 1}}}}]\n"

@@ -96,7 +96,12 @@ impl Follower {
     }
 
     async fn look(&mut self) -> jobs::Result<()> {
+        // nothing is appended once a job has ended; what an ended job's log lacks is forgotten
+        let had_ended = self.job.status.is_terminal();
         let events = self.api.store.events(&self.job.id, self.cursor, EVENTS_MAX).await?;
+        if had_ended && events.is_empty() {
+            self.cursor = self.job.last_seq;
+        }
         events.into_iter().for_each(|event| self.tell(event));
         // read after the events: its `last_seq` then says whether there were more
         if let Some(job) = self.api.store.job(&self.job.id).await? {
@@ -194,6 +199,19 @@ mod tests {
         assert_eq!((&frames[0].data["status"], &frames[8].data["status"]), (&json!("succeeded"), &json!("succeeded")));
         assert_eq!((frames[0].id.as_ref(), frames[8].id.as_ref()), (None, None));
         assert_eq!(frames[1].data["id"], "1");
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_events_are_forgotten_ends_all_the_same() {
+        let fixture = Fixture::new().await;
+        let id = a_finished_job(&fixture).await;
+        tokio::time::sleep(PROGRESS_EVERY / 50).await;
+        let retention = jobs::Retention { events: Some(PROGRESS_EVERY / 500), ..jobs::Retention::default() };
+        assert!(fixture.store.prune(retention).await.unwrap().events > 0);
+        let path = format!("/v1/jobs/{id}/events");
+        let stream = fixture.send(Method::GET, &path, &[STREAM], "");
+        let answer = tokio::time::timeout(40 * PROGRESS_EVERY, stream).await.expect("the stream ends");
+        assert!(answer.text().contains("event: end"), "{}", answer.text());
     }
 
     #[tokio::test]

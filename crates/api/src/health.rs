@@ -31,10 +31,10 @@ pub(crate) async fn healthz() -> Json<Health> {
     get,
     path = "/readyz",
     tag = "server",
-    responses((status = 200, description = "The database answers", body = Health), AnyProblem)
+    responses((status = 200, description = "The database answers, can be written to and has room", body = Health), AnyProblem)
 )]
 pub(crate) async fn readyz(State(api): State<Api>) -> Result<Json<Health>> {
-    api.store.ping().await?;
+    api.store.ready().await?;
     Ok(OK)
 }
 

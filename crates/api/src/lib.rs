@@ -60,6 +60,8 @@ pub mod limits {
     pub const PRIORITY: RangeInclusive<i64> = -1000..=1000;
     /// Of `timeout_seconds` and `queue_ttl_seconds`: up to a year.
     pub const SECONDS: RangeInclusive<i64> = 1..=365 * 24 * 3600;
+    /// The year 2100, in milliseconds since the epoch: no time that anybody means is later.
+    pub const TIME_END: i64 = 4_102_444_800_000;
     /// Characters of an idempotency key.
     pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
     /// Characters of a request id that a client may choose.

@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
-use crate::limits::{ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, SECONDS, VALUE_CHARS_MAX};
+use crate::limits::{
+    ATTEMPTS, ATTEMPTS_DEFAULT, KEY_CHARS_MAX, PAIRS_MAX, PRIORITY, SECONDS, TIME_END, VALUE_CHARS_MAX,
+};
 use crate::posted_recipe::{Posted, PostedRecipe};
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::query::Pairs;
@@ -195,6 +197,10 @@ fn decode(map: Map<String, Value>, digest: String) -> Result<MergeRequest> {
         worker_labels: decoder.words("worker_labels"),
         digest,
     };
+    if request.reuse && request.output.is_some() {
+        let detail = "`reuse` gives what another job has published where that is; leave out `reuse` or `output`";
+        decoder.error("/reuse", "conflict", detail);
+    }
     if decoder.findings.is_empty() { Ok(request) } else { Err(invalid(decoder.findings)) }
 }
 
@@ -344,9 +350,9 @@ impl Decoder {
 
     fn time(&mut self, key: &str) -> Option<i64> {
         let value = self.take(key)?;
-        let time = value.as_str().and_then(milliseconds);
+        let time = value.as_str().and_then(milliseconds).filter(|time| *time < TIME_END);
         if time.is_none() {
-            let detail = format!("`{key}` is {value}; it is a time as 2026-01-31T08:00:00Z");
+            let detail = format!("`{key}` is {value}; it is a time before 2100, as 2026-01-31T08:00:00Z");
             self.error(format!("/{key}"), "invalid_value", detail);
         }
         time

@@ -195,13 +195,14 @@ impl From<JobsError> for Problem {
                 Code::IdempotencyMismatch,
                 "this Idempotency-Key came with another request before; choose a new key for a new job",
             ),
-            JobsError::Database(_) => {
+            JobsError::Database(_) | JobsError::Replaced { .. } | JobsError::NotWritable { .. } => {
                 Self::new(Code::Unavailable, "the database does not answer; try again").because(error)
             }
             JobsError::LeaseLost
             | JobsError::Url { .. }
             | JobsError::Directory { .. }
             | JobsError::NetworkFileSystem { .. }
+            | JobsError::Unusable { .. }
             | JobsError::Backup(_)
             | JobsError::Migrate(_)
             | JobsError::Corrupt { .. } => Self::internal().because(error),
@@ -251,6 +252,9 @@ pub(crate) struct ProblemDocument {
     warnings: Vec<Finding>,
 }
 
+/// A database that fails over is back after some seconds.
+const RETRY_AFTER_SECONDS: &str = "2";
+
 /// Gives an error response its document. Others pass as they are.
 pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let status = response.status();
@@ -267,6 +271,9 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
     if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
         headers.insert(header::ALLOW, allow);
     }
@@ -369,7 +376,7 @@ mod tests {
         fixture.store.close().await;
         for path in ["/v1/jobs", "/readyz"] {
             let answer = fixture.get(path).await;
-            assert_eq!(answer.status, 503);
+            assert_eq!((answer.status, answer.header("retry-after")), (503, RETRY_AFTER_SECONDS));
             let body = answer.json();
             assert_eq!((&body["code"], &body["retryable"]), (&json!("unavailable"), &json!(true)));
             assert_eq!(body["detail"], "the database does not answer; try again");

@@ -87,7 +87,8 @@ pub(crate) async fn list_workers(State(api): State<Api>) -> Result<Json<WorkerLi
     )
 )]
 pub(crate) async fn drain_worker(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode> {
-    if api.store.drain_worker(&id).await? {
+    // Postgres has no text with a NUL in it
+    if !id.contains('\0') && api.store.drain_worker(&id).await? {
         return Ok(StatusCode::ACCEPTED);
     }
     Err(Problem::new(Code::NotFound, format!("there is no worker {id:?} that runs; `GET /v1/workers` lists them")))
@@ -112,6 +113,7 @@ mod tests {
         let drain = format!("/v1/workers/{}/drain", worker.as_str());
         assert_eq!(fixture.post(&drain, "").await.status, 202);
         assert_eq!(fixture.get("/v1/workers").await.json()["data"][0]["status"], "draining");
+        assert_eq!(fixture.post("/v1/workers/a%00/drain", "").await.status, 404);
         let unknown = fixture.post("/v1/workers/nobody/drain", "").await;
         assert_eq!((unknown.status, &unknown.json()["code"]), (404, &json!("not_found")));
     }

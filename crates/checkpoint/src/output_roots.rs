@@ -4,6 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 /// Characters of one name at most: file systems have 255, and work on it adds to it.
 const NAME_MAX: usize = 128;
+/// Directories and characters of one output: far below what a path may have, whatever root it is below.
+const DEPTH_MAX: usize = 16;
+const CHARS_MAX: usize = 1024;
 
 /// Characters of an output's directory names: no surprise in a shell, a URL or a Hub repository.
 fn is_plain(name: &str) -> bool {
@@ -34,6 +37,13 @@ impl OutputRoots {
         let (root, below) = placed.ok_or_else(|| format!("output {path:?} is not below a configured output root"))?;
         let plain =
             below.components().all(|c| matches!(c, Component::Normal(name) if name.to_str().is_some_and(is_plain)));
+        let depth = below.components().count();
+        if depth > DEPTH_MAX || below.as_os_str().len() > CHARS_MAX {
+            return Err(format!(
+                "output has {depth} parts and {} characters; it may have {DEPTH_MAX} parts and {CHARS_MAX} characters",
+                below.as_os_str().len()
+            ));
+        }
         if below.as_os_str().is_empty() || !plain {
             return Err(format!(
                 "output {path:?} is no plain path below an output root; use letters, digits, `.`, `-`, `_` and `/`, no part beginning with a dot or longer than 128"
@@ -74,6 +84,8 @@ mod tests {
         std::fs::write(root.join("done/manifest.json"), "{}").unwrap();
         assert!(roots.resolve("done/x").unwrap_err().contains("inside the artifact"));
         assert!(roots.resolve(&"a".repeat(129)).is_err());
+        assert!(roots.resolve(&"a/".repeat(40)).unwrap_err().contains("40 parts"));
+        assert!(roots.resolve(&vec!["a".repeat(120); 9].join("/")).unwrap_err().contains("1088 characters"));
         for wrong in ["", ".", "..", "../x", "a/../b", "/etc/x", "a b", ".hidden", "a/.b", "link/x", "a\0b", "%2e%2e/x"]
         {
             assert!(roots.resolve(wrong).is_err(), "{wrong:?}");

@@ -21,6 +21,15 @@ pub enum JobsError {
     /// SQLite would lose what it wrote there: mend the config.
     #[error("{} is on {system}, where SQLite cannot rely on locks; keep the database on a local disk, or use Postgres", path.display())]
     NetworkFileSystem { path: PathBuf, system: &'static str },
+    /// It is there, and no database: mend the config, or restore a backup.
+    #[error("{} cannot be opened: {reason}", path.display())]
+    Unusable { path: PathBuf, reason: String },
+    /// What is written would go to a file that nobody finds again: stop, put the file back or start anew.
+    #[error("{} is not the file that was opened: it was moved, removed or replaced while in use", path.display())]
+    Replaced { path: PathBuf },
+    /// The call may be tried again when that has changed.
+    #[error("the database cannot be written to: {reason}")]
+    NotWritable { reason: String },
     /// The schema is not the one this version needs.
     #[error("the database cannot be migrated: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),

@@ -17,6 +17,7 @@ use crate::size::Bytes;
 /// Threads and workers at most: far above any machine, far below what exhausts one.
 const THREADS_MAX: usize = 1024;
 const WORKERS_MAX: usize = 256;
+const DAY: u64 = 24 * 3600;
 
 /// What a merge may use; also for merges without a server.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -221,6 +222,17 @@ impl ConfigArgs {
             Some(path) => self.values.or(read(path)?),
             None => self.values,
         };
+        let seconds = [("lease_seconds", values.lease_seconds, DAY), ("stall_seconds", values.stall_seconds, 30 * DAY)];
+        let kept =
+            [("keep_jobs_days", values.keep_jobs_days, 36_500), ("keep_events_days", values.keep_events_days, 36_500)];
+        for (name, value, max) in seconds.into_iter().chain(kept) {
+            if value.is_some_and(|value| value > max) {
+                return Err(Failure::refused(format!("{name}: it is at most {max}")));
+            }
+        }
+        if values.worker_label.iter().any(String::is_empty) {
+            return Err(Failure::refused("worker_label: a label is not empty"));
+        }
         bounded(values.slots.unwrap_or(1), WORKERS_MAX).map_err(|e| Failure::refused(format!("slots: {e}")))?;
         if [values.lease_seconds, values.stall_seconds].contains(&Some(0))
             || values.running_max == Some(0)
@@ -273,14 +285,14 @@ impl ConfigArgs {
             access: Access::Under(sources),
             outputs: OutputRoots::new(roots),
             settings: values.merge.settings(Some(data_dir.join("digests"))),
-            log: values.log.unwrap_or_else(|| "info".to_owned()),
+            log: values.log.unwrap_or_else(|| "info,sqlx::postgres::notice=warn".to_owned()),
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })
     }
 }
 
 fn days(count: u64) -> Duration {
-    Duration::from_secs(count.saturating_mul(24 * 3600))
+    Duration::from_secs(count.saturating_mul(DAY))
 }
 
 fn allowed_hosts(named: Vec<String>, listen: SocketAddr) -> Option<Vec<String>> {

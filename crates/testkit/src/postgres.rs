@@ -20,10 +20,10 @@ use tempfile::TempDir;
 
 /// Prints `ready` or the end of the log, then waits for its input to close.
 const HOLD_SERVER: &str = r#"
-    bin=$1 directory=$2
+    bin=$1 directory=$2 fsync=$3
     cd "$directory"
     "$bin/initdb" --no-sync --auth=trust --username=postgres --encoding=UTF8 --pgdata=data >log 2>&1 &&
-    "$bin/pg_ctl" start --pgdata=data --log=log --wait -o "-c listen_addresses='' -c unix_socket_directories='$directory' -c fsync=off" >/dev/null 2>&1 &&
+    "$bin/pg_ctl" start --pgdata=data --log=log --wait -o "-c listen_addresses='' -c unix_socket_directories='$directory' -c fsync=$fsync" >/dev/null 2>&1 &&
     echo ready || tail -n 1 log
     read -r _
     "$bin/pg_ctl" stop --pgdata=data --mode=immediate >/dev/null 2>&1
@@ -38,11 +38,25 @@ struct Server {
 }
 
 static SERVER: OnceLock<Result<Server, String>> = OnceLock::new();
+static DURABLE: OnceLock<Result<Server, String>> = OnceLock::new();
 
-/// The URL of an empty database, or why there is none.
+/// The URL of an empty database, or why there is none. Where `AMALGAM_REQUIRE_POSTGRES` is set there must be one.
 pub fn fresh_database() -> Result<String, String> {
+    let created = database_of(&SERVER, "off");
+    if let (Err(reason), Some(_)) = (&created, env::var_os("AMALGAM_REQUIRE_POSTGRES")) {
+        panic!("AMALGAM_REQUIRE_POSTGRES is set, and there is no Postgres: {reason}");
+    }
+    created
+}
+
+/// As `fresh_database`, on a server that brings what it accepts to the disk, as one in use does: for measurements.
+pub fn durable_database() -> Result<String, String> {
+    database_of(&DURABLE, "on")
+}
+
+fn database_of(server: &'static OnceLock<Result<Server, String>>, fsync: &str) -> Result<String, String> {
     static DATABASES: AtomicU32 = AtomicU32::new(0);
-    let server = SERVER.get_or_init(Server::start).as_ref().map_err(Clone::clone)?;
+    let server = server.get_or_init(|| Server::start(fsync)).as_ref().map_err(Clone::clone)?;
     server.create(&format!("test{}", DATABASES.fetch_add(1, Ordering::SeqCst)))
 }
 
@@ -72,10 +86,11 @@ impl Server {
         assert!(done.is_ok_and(|status| status.success()), "pg_ctl {arguments:?} failed");
     }
 
-    fn start() -> Result<Self, String> {
+    fn start(fsync: &str) -> Result<Self, String> {
         let bin = find_bin().ok_or("no initdb in PATH or /usr/lib/postgresql")?;
         let directory = directory().map_err(|error| error.to_string())?;
-        let mut shell = hold(&bin, &directory).map_err(|error| format!("the server's shell did not start: {error}"))?;
+        let mut shell =
+            hold(&bin, &directory, fsync).map_err(|error| format!("the server's shell did not start: {error}"))?;
         let mut line = String::new();
         let output = shell.stdout.take().expect("piped");
         BufReader::new(output).read_line(&mut line).map_err(|error| error.to_string())?;
@@ -125,7 +140,7 @@ fn other_user() -> Option<(u32, u32)> {
     rustix::process::geteuid().is_root().then_some((NOBODY, NOBODY))
 }
 
-fn hold(bin: &Path, directory: &Path) -> io::Result<Child> {
+fn hold(bin: &Path, directory: &Path, fsync: &str) -> io::Result<Child> {
     let mut command = Command::new("sh");
     if let Some((uid, gid)) = other_user() {
         command.uid(uid).gid(gid);
@@ -133,6 +148,7 @@ fn hold(bin: &Path, directory: &Path) -> io::Result<Child> {
     command
         .args(["-c", HOLD_SERVER, "sh"])
         .args([bin, directory])
+        .arg(fsync)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

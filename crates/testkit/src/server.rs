@@ -3,6 +3,8 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A server process on a free port of loopback. Killed when dropped, so that no test leaves one behind.
 pub struct TestServer {
@@ -12,6 +14,7 @@ pub struct TestServer {
     source_root: PathBuf,
     more: Vec<String>,
     faults: String,
+    told: Arc<AtomicUsize>,
     child: Child,
 }
 
@@ -30,7 +33,8 @@ impl TestServer {
         faults: &str,
     ) -> TestServer {
         let more: Vec<String> = more.iter().map(|s| (*s).to_owned()).collect();
-        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults);
+        let told = Arc::<AtomicUsize>::default();
+        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults, &told);
         TestServer {
             url,
             binary: binary.into(),
@@ -38,6 +42,7 @@ impl TestServer {
             source_root: source_root.into(),
             more,
             faults: faults.to_owned(),
+            told,
             child,
         }
     }
@@ -55,6 +60,11 @@ impl TestServer {
         self.child.wait().unwrap().success()
     }
 
+    /// How often something failed on purpose so far.
+    pub fn faults_told(&self) -> usize {
+        self.told.load(Ordering::Relaxed)
+    }
+
     /// Waits until it has ended by itself.
     pub fn ended(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
@@ -67,7 +77,8 @@ impl TestServer {
 
     /// Starts again on the same data.
     pub fn restart(&mut self) {
-        (self.child, self.url) = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults);
+        (self.child, self.url) =
+            spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults, &self.told);
     }
 }
 
@@ -79,7 +90,14 @@ impl Drop for TestServer {
     }
 }
 
-fn spawn(binary: &Path, data_dir: &Path, source_root: &Path, more: &[String], faults: &str) -> (Child, String) {
+fn spawn(
+    binary: &Path,
+    data_dir: &Path,
+    source_root: &Path,
+    more: &[String],
+    faults: &str,
+    told: &Arc<AtomicUsize>,
+) -> (Child, String) {
     let mut child = Command::new(binary)
         .env("FAILPOINTS", faults)
         .arg("serve")
@@ -99,7 +117,12 @@ fn spawn(binary: &Path, data_dir: &Path, source_root: &Path, more: &[String], fa
         serving.then(|| value["fields"]["address"].as_str().unwrap().to_owned())
     });
     let url = format!("http://{}", address.expect("the server says where it listens"));
+    let told = told.clone();
     // what it logs from now on must not block it
-    std::thread::spawn(move || lines.for_each(drop));
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            told.fetch_add(usize::from(line.contains("fault at")), Ordering::Relaxed);
+        }
+    });
     (child, url)
 }

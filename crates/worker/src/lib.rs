@@ -110,6 +110,26 @@ async fn answered<T>(call: impl Future<Output = Result<T, JobsError>>) -> Result
     tokio::time::timeout(max, call).await.unwrap_or_else(|_| Err(JobsError::no_answer(max)))
 }
 
+/// What a server does without any worker: ends jobs that wait too long or whose worker is gone for good, and forgets what is
+/// over for long.
+pub async fn keep_house(store: Store, retention: Retention, shutdown: CancellationToken) {
+    let mut prune = Chore { every: PRUNE, last: None };
+    while !shutdown.is_cancelled() {
+        if let Err(error) = answered(store.rescue()).await {
+            tracing::warn!(%error, "cannot look for lost jobs");
+        }
+        if prune.is_due()
+            && let Err(error) = store.prune(retention).await
+        {
+            tracing::warn!(%error, "cannot forget what is over for long");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(POLL) => {}
+            () = shutdown.cancelled() => {}
+        }
+    }
+}
+
 struct Worker {
     store: Store,
     config: Arc<WorkerConfig>,

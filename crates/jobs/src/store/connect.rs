@@ -3,11 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sqlx::{
-    AnyConnection, AnyPool,
+    AnyConnection, AnyPool, Connection,
     any::{AnyConnectOptions, AnyPoolOptions},
 };
 
@@ -16,6 +16,7 @@ use crate::{JobsError, Result};
 const SQLITE_READERS_MAX: u32 = 4;
 const POSTGRES_CONNECTIONS_MAX: u32 = 10;
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// `synchronous = full`: what was answered to the client must survive power loss, which WAL alone does not promise.
 const PRAGMAS: &str = "\
@@ -70,6 +71,34 @@ pub(super) struct Pools {
     pub(super) dialect: Dialect,
     pub(super) writer: AnyPool,
     pub(super) reader: AnyPool,
+    pub(super) file: Option<File>,
+}
+
+/// The file of a SQLite database, as it was when it was opened.
+pub(crate) struct File {
+    pub(super) path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl File {
+    fn opened(path: &Path) -> Result<Self> {
+        let identity = identity(path).ok_or_else(|| JobsError::Replaced { path: path.to_owned() })?;
+        Ok(Self { path: path.to_owned(), identity })
+    }
+
+    /// That what is written goes where the next process looks for it.
+    pub(super) fn assert_there(&self) -> Result<()> {
+        if identity(&self.path) == Some(self.identity) {
+            return Ok(());
+        }
+        Err(JobsError::Replaced { path: self.path.clone() })
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let found = fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 pub(super) async fn connect(url: &str) -> Result<Pools> {
@@ -84,16 +113,20 @@ pub(super) async fn connect(url: &str) -> Result<Pools> {
 }
 
 async fn connect_postgres(url: &str) -> Result<Pools> {
+    let options: AnyConnectOptions = url.parse()?;
+    wait_for_server(&options).await?;
     let pool = AnyPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(url.parse()?)
+        .connect_with(options)
         .await?;
-    Ok(Pools { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool })
+    Ok(Pools { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, file: None })
 }
 
 async fn connect_sqlite(file: &Path) -> Result<Pools> {
     let options = sqlite_options(file)?;
+    // a pool would try again and again, and then say nothing but that it did
+    first_connection(&options, Some(PRAGMAS)).await.map_err(|error| unusable(file, error))?;
     let writer = sqlite_pool(1)
         .after_connect(|connection, _| Box::pin(execute(connection, PRAGMAS)))
         .connect_with(options.clone())
@@ -106,7 +139,36 @@ async fn connect_sqlite(file: &Path) -> Result<Pools> {
             })
         })
         .connect_lazy_with(options);
-    Ok(Pools { dialect: Dialect::Sqlite, writer, reader })
+    Ok(Pools { dialect: Dialect::Sqlite, writer, reader, file: Some(File::opened(file)?) })
+}
+
+/// A server that is not there yet may be starting; anything else that it says is final.
+async fn wait_for_server(options: &AnyConnectOptions) -> sqlx::Result<()> {
+    let until = Instant::now() + ACQUIRE_TIMEOUT;
+    loop {
+        match first_connection(options, None).await {
+            Err(error) if is_starting(&error) && Instant::now() < until => tokio::time::sleep(AGAIN).await,
+            result => return result,
+        }
+    }
+}
+
+fn is_starting(error: &sqlx::Error) -> bool {
+    // cannot_connect_now
+    matches!(error, sqlx::Error::Io(_))
+        || error.as_database_error().is_some_and(|e| e.code().as_deref() == Some("57P03"))
+}
+
+async fn first_connection(options: &AnyConnectOptions, sql: Option<&'static str>) -> sqlx::Result<()> {
+    let mut connection = AnyConnection::connect_with(options).await?;
+    if let Some(sql) = sql {
+        execute(&mut connection, sql).await?;
+    }
+    connection.close().await
+}
+
+fn unusable(file: &Path, error: sqlx::Error) -> JobsError {
+    JobsError::Unusable { path: file.to_owned(), reason: error.to_string() }
 }
 
 fn sqlite_pool(connections_max: u32) -> AnyPoolOptions {
@@ -201,6 +263,18 @@ mod tests {
     fn a_network_file_system_is_known_by_its_number_and_this_one_is_none() {
         assert_eq!((name_of(0x6969), name_of(0xef53)), (Some("NFS"), None));
         assert_eq!(network_file_system(&std::env::temp_dir()), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_database_is_told_at_once_with_its_path() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("jobs.db");
+        std::fs::write(&file, "something else altogether, and long enough to be looked at as a header of a file")
+            .unwrap();
+        let started = std::time::Instant::now();
+        let error = Store::open(&format!("sqlite://{}", file.display())).await.err().expect("refused");
+        assert!(error.to_string().contains("jobs.db cannot be opened"), "{error}");
+        assert!(started.elapsed() < ACQUIRE_TIMEOUT / 2);
     }
 
     #[tokio::test]

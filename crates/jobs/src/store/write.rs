@@ -32,6 +32,9 @@ pub(super) struct Write<'a> {
 impl Store {
     /// `step` is the fail point of what is done.
     pub(super) async fn write(&self, step: &'static str) -> Result<Write<'_>> {
+        if let Some(file) = &self.shared.file {
+            file.assert_there()?;
+        }
         let mut transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(_) if self.is_sqlite() => {

@@ -34,6 +34,7 @@ pub struct Server {
     pub url: String,
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
+    house: tokio::task::JoinHandle<()>,
     workers: JoinSet<()>,
     store: Store,
 }
@@ -48,6 +49,8 @@ impl Server {
         let shutdown = CancellationToken::new();
         let api = Api::new(store.clone(), Arc::new(api_config(&config)), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
+        let house = worker::keep_house(store.clone(), config.retention, shutdown.clone());
+        let house = tokio::spawn(house);
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
             let worker = worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone());
@@ -55,7 +58,7 @@ impl Server {
             workers.spawn(async { drop(worker.await) });
         }
         tracing::info!(%address, workers = config.workers, "serving");
-        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, workers, store })
+        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, house, workers, store })
     }
 
     /// Waits until a part of the server ends by itself, which none should.
@@ -63,6 +66,7 @@ impl Server {
         tokio::select! {
             broke = worker_broke(&mut self.workers) => broke,
             _ = &mut self.serving, if !self.serving.is_finished() => "the HTTP server ended by itself",
+            _ = &mut self.house, if !self.house.is_finished() => "the queue's housekeeping ended by itself",
         }
     }
 
@@ -70,6 +74,9 @@ impl Server {
     pub async fn stop(mut self) -> Result<(), Failure> {
         self.shutdown.cancel();
         while self.workers.join_next().await.is_some() {}
+        if !self.house.is_finished() {
+            self.house.await.map_err(Failure::failed)?;
+        }
         let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
         self.store.close().await;
         served.map_err(Failure::failed)
