@@ -5,7 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::json;
 use sqlx::{AssertSqlSafe, Row};
 
-use super::{Store, attempts, enqueue::bytes, millis, row, tasks, workers, write::Write};
+use super::{
+    Store, attempts,
+    enqueue::{bytes, labels},
+    millis, row, tasks, workers,
+    write::Write,
+};
 use crate::{
     Capacity, EventKind, JobId, Lease, Level, Limits, NewEvent, Requirements, Result, Status, WORKERS_LOST_MAX,
     WorkerId,
@@ -22,6 +27,9 @@ const STATE: &str = "\
     select (select paused_at from queues where name = 'default') as paused_at, \
     (select count(*) from jobs where status = 'running' and lease_expires_at >= $1) as running";
 
+/// Asked before anything is locked: most claims find nothing.
+const IS_ANY: &str = "select count(*) from (select 1 from jobs where {claimable} limit 1) any_job";
+
 /// Which labels are asked for, each set once.
 const LABELS: &str = "select distinct needs_labels from jobs where {claimable} limit 1000";
 
@@ -29,10 +37,11 @@ const LABELS: &str = "select distinct needs_labels from jobs where {claimable} l
 /// long is among them although it does not fit. `$3` is how much an owner may run, `$4` the GPU memory, `$5` the memory and
 /// `$6` the disk that are left, `$7` since when it waits for long; the labels that the worker's suffice for follow.
 const CANDIDATES: &str = "\
-    select jobs.id, jobs.priority, jobs.requirements, jobs.run_at, coalesce(busy.running, 0) as share \
-    from jobs left join ( \
+    with busy as materialized ( \
         select owner, count(*) as running from jobs where status = 'running' and lease_expires_at >= $1 group by owner \
-    ) busy on busy.owner = jobs.owner \
+    ) \
+    select jobs.id, jobs.priority, jobs.requirements, jobs.run_at, coalesce(busy.running, 0) as share \
+    from jobs left join busy on busy.owner = jobs.owner \
     where {claimable} and coalesce(busy.running, 0) < $3 and needs_gpu_memory <= $4 \
     and (needs_memory <= $5 or run_at < $7) and (needs_disk <= $6 or run_at < $7) \
     and needs_labels in ({labels}) \
@@ -84,6 +93,9 @@ impl Store {
         capacity: &Capacity,
         limits: Limits,
     ) -> Result<Option<Lease>> {
+        if !self.has_claimable(capacity.takes_over).await? {
+            return Ok(None);
+        }
         let mut write = self.write("store.claim").await?;
         write.one_claim_at_a_time().await?;
         let Some(Taken { id, token, attempt }) = take_first(&mut write, worker, ttl, capacity, limits).await? else {
@@ -98,6 +110,13 @@ impl Store {
         let job = write.written_job(&id).await?;
         write.commit().await?;
         Ok(Some(Lease { job, worker: worker.clone(), token, ttl }))
+    }
+
+    async fn has_claimable(&self, takes_over: bool) -> Result<bool> {
+        let sql = AssertSqlSafe(with_claimable(IS_ANY, takes_over));
+        let any: i64 =
+            sqlx::query_scalar(sql).bind(self.now().await?).bind(WORKERS_LOST_MAX).fetch_one(self.reader()?).await?;
+        Ok(any > 0)
     }
 
     /// The leases that a worker holds, also those of claims whose answer never reached it.
@@ -182,6 +201,9 @@ async fn candidates(write: &mut Write<'_>, capacity: &Capacity, limits: Limits) 
 
 /// The sets of labels that are asked for and that the worker's suffice for.
 async fn labels_enough(write: &mut Write<'_>, capacity: &Capacity) -> Result<Vec<String>> {
+    if capacity.labels.is_empty() {
+        return Ok(vec![labels(&BTreeSet::new())]);
+    }
     let sets: Vec<String> = sqlx::query_scalar(AssertSqlSafe(with_claimable(LABELS, capacity.takes_over)))
         .bind(write.now)
         .bind(WORKERS_LOST_MAX)
@@ -243,13 +265,20 @@ fn started(attempt: i64, worker: &WorkerId) -> NewEvent {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashSet, time::Duration};
+    use std::{
+        collections::HashSet,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
 
     use serde_json::json;
 
     use super::{PATIENCE, SOURCES_PATIENCE};
     use crate::{
-        Admission, Capacity, EventKind, Job, Lease, Limits, NewJob, Phase, Requirements, Status, WorkerId,
+        Admission, Capacity, EventKind, Job, Lease, Limits, NewJob, Outcome, Phase, Requirements, Status, WorkerId,
         testing::{Fixture, TTL, new_job, on_each_database},
     };
 
@@ -533,6 +562,53 @@ mod tests {
             }
             assert_eq!(all.len(), JOBS);
             assert_eq!(all.iter().collect::<HashSet<_>>().len(), JOBS);
+        })
+        .await;
+    }
+
+    /// Enough of both for every lock to be fought over.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn fifty_workers_and_a_thousand_jobs_meet_no_lock_error() {
+        const JOBS: usize = 1000;
+        const WORKERS: usize = 50;
+        const PROCESSES: usize = 5;
+        on_each_database(async |fixture| {
+            let mut processes = Vec::new();
+            for _ in 0..PROCESSES {
+                processes.push(fixture.beside().await);
+            }
+            let done = Arc::new(AtomicUsize::new(0));
+            let workers: Vec<_> = (0..WORKERS)
+                .map(|at| {
+                    let (store, done) = (processes[at % PROCESSES].clone(), done.clone());
+                    tokio::spawn(async move {
+                        let worker = WorkerId::generate("crowd");
+                        while done.load(Ordering::SeqCst) < JOBS {
+                            store.rescue().await.unwrap();
+                            let Some(lease) = store.claim(&worker, TTL).await.unwrap() else {
+                                store.changed(Duration::from_millis(20)).await;
+                                continue;
+                            };
+                            store.heartbeat(&lease, None).await.unwrap();
+                            let outcome = Outcome::Succeeded { publication: json!({}), published: None };
+                            store.finish(&lease, outcome).await.unwrap();
+                            done.fetch_add(1, Ordering::SeqCst);
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..JOBS {
+                fixture.enqueue(new_job()).await;
+            }
+            for worker in workers {
+                worker.await.unwrap();
+            }
+            assert_eq!(fixture.count("select count(*) from jobs where status = 'succeeded'").await, JOBS as i64);
+            assert_eq!(fixture.count("select count(*) from attempts").await, JOBS as i64);
+            assert_eq!(fixture.count("select count(*) from events").await, 3 * JOBS as i64);
+            for process in processes {
+                process.close().await;
+            }
         })
         .await;
     }

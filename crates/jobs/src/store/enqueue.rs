@@ -98,7 +98,7 @@ pub(super) fn bytes(count: u64) -> i64 {
 }
 
 /// In their order, so that equal sets are equal texts.
-fn labels(of: &BTreeSet<String>) -> String {
+pub(super) fn labels(of: &BTreeSet<String>) -> String {
     serde_json::to_string(of).expect("words are JSON")
 }
 
