@@ -8,6 +8,8 @@
 #[path = "../support/reader.rs"]
 mod reader;
 
+use std::collections::BTreeSet;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +24,8 @@ const LEASE_SECONDS: u64 = 2;
 const WORKERS: usize = 3;
 const SECONDS: u64 = 12;
 const KILLS_MIN: usize = 15;
+/// How long a disk stays full: attempts meet it, and the next ones do not.
+const FULL: Duration = Duration::from_secs(1);
 /// A call that takes longer is given up; it may be done all the same.
 const SUBMIT_MAX: Duration = Duration::from_secs(3);
 
@@ -39,6 +43,17 @@ struct Count {
     freezes: usize,
     interruptions: usize,
     server_kills: usize,
+    full_disks: usize,
+}
+
+/// Where a fleet lives, and what may befall it.
+#[derive(Clone, Copy)]
+struct World {
+    name: &'static str,
+    /// A Postgres of its own, which is taken away at times.
+    has_postgres: bool,
+    /// All of it on a file system so small that it is filled at times.
+    is_small: bool,
 }
 
 /// The same numbers in every run, so that one that fails can be run again.
@@ -52,29 +67,86 @@ impl Dice {
     }
 }
 
+/// A file system in memory, for whoever may mount one.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    const BYTES: u64 = 512 << 20;
+
+    fn mount(dir: &Path) -> Option<SmallDisk> {
+        let size = format!("size={}", Self::BYTES);
+        let mut mount = Command::new("mount");
+        let mounted = mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir).stderr(Stdio::null()).status();
+        mounted.is_ok_and(|status| status.success()).then(|| SmallDisk(dir.to_owned()))
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+
+    /// Until not a byte is left.
+    fn fill(&self) {
+        let mut file = std::fs::File::create(self.filler()).unwrap();
+        let zeros = vec![0; 1 << 20];
+        while file.write_all(&zeros).is_ok() {}
+        while file.write_all(&zeros[..4096]).is_ok() {}
+    }
+
+    fn free(&self) {
+        std::fs::remove_file(self.filler()).unwrap();
+    }
+
+    /// Artifacts are kept, so that there is an end to what is submitted.
+    fn is_half_used(&self) -> bool {
+        let space = rustix::fs::statvfs(&self.0).unwrap();
+        space.f_bavail * space.f_frsize < Self::BYTES / 2
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// A directory on another file system than temporary files: what is published there is copied.
+fn elsewhere() -> Option<tempfile::TempDir> {
+    use std::os::unix::fs::MetadataExt;
+    let there = Path::new("/dev/shm");
+    let differs = there.metadata().ok()?.dev() != std::env::temp_dir().metadata().ok()?.dev();
+    differs.then(|| tempfile::tempdir_in(there).unwrap())
+}
+
 struct Fleet {
+    // dropped after all that runs in it, and before its directory goes
+    disk: Option<SmallDisk>,
     dir: tempfile::TempDir,
+    other: Option<tempfile::TempDir>,
     server: TestServer,
     database: String,
     workers: Vec<Child>,
 }
 
 impl Fleet {
-    fn start(database: impl Fn(&Path) -> String) -> Fleet {
+    fn start(world: World, database: impl Fn(&Path) -> String) -> Option<Fleet> {
         let dir = tempfile::tempdir().unwrap();
+        let disk = if world.is_small { Some(SmallDisk::mount(dir.path())?) } else { None };
+        let other = elsewhere();
         let database = database(dir.path());
         let lease = LEASE_SECONDS.to_string();
-        let flags = ["--workers", "0", "--database", &database, "--lease-seconds", &lease];
+        let roots = output_roots(dir.path(), other.as_ref());
+        let flags = ["--workers", "0", "--database", &database, "--lease-seconds", &lease, "--output-root", &roots];
         let server = TestServer::start(BINARY, &dir.path().join("data"), &testkit::workspace(), &flags);
-        let mut fleet = Fleet { dir, server, database, workers: Vec::new() };
+        let mut fleet = Fleet { disk, dir, other, server, database, workers: Vec::new() };
         fleet.workers = (0..WORKERS).map(|_| fleet.worker()).collect();
-        fleet
+        Some(fleet)
     }
 
     fn worker(&self) -> Child {
         Command::new(BINARY)
             .args(["worker", "--threads", "1", "--database", &self.database])
             .args(["--lease-seconds", &LEASE_SECONDS.to_string()])
+            .args(["--output-root", &output_roots(self.dir.path(), self.other.as_ref())])
             .arg("--data-dir")
             .arg(self.data())
             .arg("--source-root")
@@ -122,6 +194,11 @@ impl Drop for Fleet {
     }
 }
 
+fn output_roots(dir: &Path, other: Option<&tempfile::TempDir>) -> String {
+    let own = dir.join("data/artifacts").display().to_string();
+    other.map_or(own.clone(), |other| format!("{own}:{}", other.path().display()))
+}
+
 fn duration() -> Duration {
     let seconds = std::env::var("AMALGAM_CHAOS_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(seconds.unwrap_or(SECONDS))
@@ -131,7 +208,12 @@ async fn submit(fleet: &Fleet, dice: &mut Dice, accepted: &mut Vec<String>, coun
     let recipe = RECIPES[dice.below(RECIPES.len() as u64) as usize];
     // what was not accepted is no promise: the server may be away, or a frozen process hold the one lock of SQLite
     let client = fleet.client();
-    let submit = tokio::time::timeout(SUBMIT_MAX, client.submit(recipe.to_owned(), &[]));
+    let mut query = Vec::new();
+    if let (0, Some(other)) = (dice.below(4), &fleet.other) {
+        let name = format!("out-{}", accepted.len());
+        query.push(("output", other.path().join(name).display().to_string()));
+    }
+    let submit = tokio::time::timeout(SUBMIT_MAX, client.submit(recipe.to_owned(), &query));
     let Ok(Ok(job)) = submit.await else { return };
     let id = job["id"].as_str().unwrap().to_owned();
     count.jobs += 1;
@@ -141,13 +223,15 @@ async fn submit(fleet: &Fleet, dice: &mut Dice, accepted: &mut Vec<String>, coun
     }
 }
 
-async fn havoc(fleet: &mut Fleet, dice: &mut Dice, has_postgres: bool) -> (Vec<String>, Count) {
+async fn havoc(fleet: &mut Fleet, dice: &mut Dice, world: World) -> (Vec<String>, Count) {
     let (mut accepted, mut count) = (Vec::new(), Count::default());
     let mut frozen: Vec<(usize, Instant)> = Vec::new();
+    let mut full: Option<Instant> = None;
     let started = Instant::now();
     // on a machine busy with other things it takes longer until enough has happened
     while started.elapsed() < duration() || (count.kills < KILLS_MIN && started.elapsed() < 10 * duration()) {
-        for _ in 0..=dice.below(3) {
+        let submits = if fleet.disk.as_ref().is_some_and(|disk| full.is_none() && disk.is_half_used()) { 0 } else { 1 };
+        for _ in 0..submits * (1 + dice.below(3)) {
             submit(fleet, dice, &mut accepted, &mut count).await;
         }
         let which = dice.below(WORKERS as u64) as usize;
@@ -167,7 +251,14 @@ async fn havoc(fleet: &mut Fleet, dice: &mut Dice, has_postgres: bool) -> (Vec<S
                 fleet.server.restart();
                 count.server_kills += 1;
             }
-            21 if has_postgres => {
+            22 | 23 if full.is_none() => {
+                if let Some(disk) = &fleet.disk {
+                    disk.fill();
+                    full = Some(Instant::now());
+                    count.full_disks += 1;
+                }
+            }
+            21 if world.has_postgres => {
                 testkit::postgres::interrupt(Duration::from_millis(300));
                 count.interruptions += 1;
             }
@@ -180,11 +271,17 @@ async fn havoc(fleet: &mut Fleet, dice: &mut Dice, has_postgres: bool) -> (Vec<S
             fleet.signal_worker(worker, "-CONT");
         }
         frozen = short;
+        if let (Some(disk), Some(_)) = (&fleet.disk, full.take_if(|since| since.elapsed() > FULL)) {
+            disk.free();
+        }
         fleet.revive();
         tokio::time::sleep(Duration::from_millis(20 + dice.below(80))).await;
     }
     for (worker, _) in frozen {
         fleet.signal_worker(worker, "-CONT");
+    }
+    if let (Some(disk), Some(_)) = (&fleet.disk, full) {
+        disk.free();
     }
     (accepted, count)
 }
@@ -220,23 +317,27 @@ async fn all_over(fleet: &mut Fleet, accepted: &[String]) -> Vec<Value> {
     jobs
 }
 
-async fn chaos(name: &str, database: impl Fn(&Path) -> String, has_postgres: bool) {
+async fn chaos(world: World, database: impl Fn(&Path) -> String) {
     // one fleet at a time: leases are short, and two fleets on a small machine would lose them by themselves
     static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _alone = ALONE.lock().await;
-    let mut fleet = Fleet::start(database);
-    let (accepted, count) = havoc(&mut fleet, &mut Dice(7), has_postgres).await;
+    let Some(mut fleet) = Fleet::start(world, database) else {
+        return println!("{}: not tested, since no file system may be mounted here", world.name);
+    };
+    let (accepted, count) = havoc(&mut fleet, &mut Dice(7), world).await;
     let jobs = all_over(&mut fleet, &accepted).await;
     for job in &jobs {
         reader::check(&fleet.client(), &fleet.data().join("artifacts"), job).await;
         if job["status"] == "failed" {
-            assert_eq!(job["error"]["code"], "worker_lost", "{job}");
-            assert_eq!(job["workers_lost"], 3, "{job}");
+            let code = job["error"]["code"].as_str().unwrap();
+            assert!(code == "worker_lost" || (world.is_small && code == "disk_full"), "{job}");
+            assert!(code != "worker_lost" || job["workers_lost"] == 3, "{job}");
         }
     }
     let of = |status: &str| jobs.iter().filter(|job| job["status"] == status).count();
     println!(
-        "{name}: {count:?}; {} succeeded, {} failed by lost workers, {} cancelled",
+        "{}: {count:?}; {} succeeded, {} failed, {} cancelled",
+        world.name,
         of("succeeded"),
         of("failed"),
         of("cancelled")
@@ -244,9 +345,8 @@ async fn chaos(name: &str, database: impl Fn(&Path) -> String, has_postgres: boo
     assert!(jobs.len() >= count.jobs);
     assert!(count.kills >= KILLS_MIN && of("succeeded") > 10, "too little has happened to say anything: {count:?}");
     // each is published once, and nothing half made is left behind
-    let published = std::fs::read_dir(fleet.data().join("artifacts")).unwrap().count();
-    let cancelled_late = published - of("succeeded");
-    assert!(cancelled_late <= count.cancels, "{published} artifacts of {} jobs", of("succeeded"));
+    assert!(!world.is_small || count.full_disks > 0, "the disk was never full");
+    assert_accounted_for(&fleet, &jobs);
     for which in 0..WORKERS {
         fleet.signal_worker(which, "-TERM");
     }
@@ -261,10 +361,32 @@ async fn chaos(name: &str, database: impl Fn(&Path) -> String, has_postgres: boo
     assert!(fleet.server.terminate());
 }
 
+/// Each artifact is of a job that succeeded, or of one that was cancelled or lost its last worker in the very moment in which
+/// it was published; and beside them there is nothing.
+fn assert_accounted_for(fleet: &Fleet, jobs: &[Value]) {
+    let own = fleet.data().join("artifacts");
+    let mut unknown: BTreeSet<PathBuf> = [Some(own.as_path()), fleet.other.as_ref().map(|other| other.path())]
+        .into_iter()
+        .flatten()
+        .flat_map(|root| std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()))
+        .collect();
+    for job in jobs {
+        let named = job["output"]["path"].as_str().map(PathBuf::from);
+        let place = named.unwrap_or_else(|| own.join(job["id"].as_str().unwrap()));
+        let is_there = unknown.remove(&place);
+        assert!(is_there || job["status"] != "succeeded", "{} is not there: {job}", place.display());
+        let told = |kind: &str| job["attempts"].as_array().unwrap().iter().any(|attempt| attempt["outcome"] == kind);
+        let may_be = job["status"] == "succeeded" || told("worker_lost") || told("released");
+        assert!(!is_there || may_be, "published by no attempt that was cut off: {job}");
+    }
+    assert!(unknown.is_empty(), "of no job: {unknown:?}");
+}
+
 impl Fleet {
     fn worker_once(&self) -> std::process::ExitStatus {
         Command::new(BINARY)
             .args(["worker", "--once", "--database", &self.database])
+            .args(["--output-root", &output_roots(self.dir.path(), self.other.as_ref())])
             .arg("--data-dir")
             .arg(self.data())
             .arg("--source-root")
@@ -277,13 +399,20 @@ impl Fleet {
 
 #[tokio::test]
 async fn every_job_ends_once_on_sqlite_whatever_dies() {
-    chaos("sqlite", |dir| format!("sqlite://{}", dir.join("jobs.db").display()), false).await;
+    let world = World { name: "sqlite", has_postgres: false, is_small: false };
+    chaos(world, |dir| format!("sqlite://{}", dir.join("jobs.db").display())).await;
+}
+
+#[tokio::test]
+async fn every_job_ends_once_on_a_disk_that_fills_up() {
+    let world = World { name: "sqlite on a small disk", has_postgres: false, is_small: true };
+    chaos(world, |dir| format!("sqlite://{}", dir.join("jobs.db").display())).await;
 }
 
 #[tokio::test]
 async fn every_job_ends_once_on_postgres_whatever_dies() {
     match testkit::postgres::fresh_database() {
-        Ok(url) => chaos("postgres", |_| url.clone(), true).await,
+        Ok(url) => chaos(World { name: "postgres", has_postgres: true, is_small: false }, |_| url.clone()).await,
         Err(reason) => println!("not tested on postgres: {reason}"),
     }
 }

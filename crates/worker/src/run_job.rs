@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use checkpoint::CheckpointError;
 use engine::{Artifact, ExecuteError, Observer, OpenStages, StagedPlan};
 use futures::FutureExt;
 use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Store};
@@ -44,7 +45,11 @@ impl JobError {
             JobError::Output(_) => "invalid_output",
             JobError::Execute(error) => match error.root_cause() {
                 ExecuteError::DiskFull { .. } => "disk_full",
-                ExecuteError::Io { source, .. } if source.kind() == ErrorKind::StorageFull => "disk_full",
+                ExecuteError::Io { source, .. } | ExecuteError::Checkpoint(CheckpointError::Io { source, .. })
+                    if source.kind() == ErrorKind::StorageFull =>
+                {
+                    "disk_full"
+                }
                 ExecuteError::BuffersDiffer { .. } => "buffers_differ",
                 ExecuteError::NotFinite { .. } => "not_finite",
                 _ => "merge_failed",
