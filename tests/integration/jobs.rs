@@ -89,3 +89,24 @@ async fn a_second_worker_process_takes_jobs_of_a_server_without_one() {
     worker.wait().unwrap();
     assert_eq!(ended["status"], "succeeded", "{ended}");
 }
+
+#[tokio::test]
+async fn a_fleet_works_behind_a_pooler_of_transactions() {
+    let (url, direct) = match testkit::postgres::fresh_database_behind_pooler() {
+        Ok(urls) => urls,
+        Err(reason) => return println!("not tested behind pgbouncer: {reason}"),
+    };
+    let flags = ["--database", &url, "--database-direct", &direct, "--workers", "2"];
+    let mut served = Served::start(&flags);
+    let client = served.client();
+    let mut ids = Vec::new();
+    for _ in 0..6 {
+        let job = client.submit(example("linear.yml"), &[]).await.unwrap();
+        ids.push(job["id"].as_str().unwrap().to_owned());
+    }
+    for id in ids {
+        let job = end_of(&client, &id).await;
+        assert_eq!((&job["status"], &job["attempt"]), (&"succeeded".into(), &1.into()), "{job}");
+    }
+    assert!(served.server.terminate());
+}

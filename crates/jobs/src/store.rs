@@ -30,6 +30,7 @@ mod record;
 mod release;
 mod rescue;
 mod row;
+pub(crate) mod statement;
 mod tasks;
 mod workers;
 mod write;
@@ -62,6 +63,8 @@ pub struct Store {
 
 pub(crate) struct Shared {
     dialect: Dialect,
+    /// Whether a pooler stands before the database.
+    is_pooled: bool,
     pub(crate) writer: AnyPool,
     pub(crate) reader: AnyPool,
     /// Of SQLite.
@@ -77,20 +80,28 @@ impl Store {
         Self::open_with_clock(url, Arc::new(system_time)).await
     }
 
-    /// As `open`; `direct` leads to the same Postgres past a pooler that passes no notification on.
-    pub async fn open_beside_pooler(url: &str, direct: &str) -> Result<Self> {
-        Self::open_listening(url, direct, Arc::new(system_time)).await
+    /// As `open`, where `url` leads through a pooler of transactions, such as PgBouncer, and `direct` past it to the same
+    /// Postgres: for the schema, and for notifications, which no pooler passes on.
+    pub async fn open_behind_pooler(url: &str, direct: &str) -> Result<Self> {
+        Self::open_with(url, Some(direct), Arc::new(system_time)).await
     }
 
     /// As `open`; `clock` decides when leases of a SQLite store expire.
     pub async fn open_with_clock(url: &str, clock: Clock) -> Result<Self> {
-        Self::open_listening(url, url, clock).await
+        Self::open_with(url, None, clock).await
     }
 
-    async fn open_listening(url: &str, direct: &str, clock: Clock) -> Result<Self> {
+    pub(crate) async fn open_with(url: &str, direct: Option<&str>, clock: Clock) -> Result<Self> {
+        let is_pooled = direct.is_some();
+        let direct = direct.unwrap_or(url);
         let Pools { dialect, writer, reader, file } = connect::connect(url).await?;
-        migrate::migrate(dialect, &writer).await?;
-        let shared = Arc::new(Shared { dialect, writer, reader, file, clock, wrote: Notify::new() });
+        if is_pooled {
+            statement::keep_none();
+            migrate::migrate_past_pooler(direct).await?;
+        } else {
+            migrate::migrate(dialect, &writer).await?;
+        }
+        let shared = Arc::new(Shared { dialect, is_pooled, writer, reader, file, clock, wrote: Notify::new() });
         if dialect == Dialect::Postgres {
             listen::start(direct.to_owned(), Arc::downgrade(&shared));
         }

@@ -14,6 +14,7 @@ use serde_json::{Map, json};
 use sqlx::Row;
 use tempfile::TempDir;
 
+use crate::store::statement::{query, query_scalar};
 use crate::{
     Admission, Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob,
     RecipeFormat, Store, WorkerId,
@@ -25,11 +26,20 @@ const EVENTS_MAX: u32 = 1000;
 /// Runs a test on each kind of database. A failure shows the kind in the test's output.
 pub(crate) async fn on_each_database(test: impl AsyncFn(&Fixture)) {
     on_each_url(async |url| {
-        let fixture = Fixture::open(url).await;
+        let fixture = Fixture::open(url, None).await;
         test(&fixture).await;
         fixture.store.close().await;
     })
     .await;
+    println!("on postgres behind pgbouncer:");
+    match testkit::postgres::fresh_database_behind_pooler() {
+        Ok((url, direct)) => {
+            let fixture = Fixture::open(&url, Some(&direct)).await;
+            test(&fixture).await;
+            fixture.store.close().await;
+        }
+        Err(reason) => println!("not tested behind pgbouncer: {reason}"),
+    }
 }
 
 /// As `on_each_database`, for tests that open it themselves.
@@ -47,15 +57,22 @@ pub(crate) async fn on_each_url(test: impl AsyncFn(&str)) {
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     url: String,
+    /// Past a pooler.
+    direct: Option<String>,
     clock: Arc<AtomicI64>,
     worker: WorkerId,
 }
 
 impl Fixture {
-    async fn open(url: &str) -> Self {
+    async fn open(url: &str, direct: Option<&str>) -> Self {
         let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
-        let store = Store::open_with_clock(url, reading(&clock)).await.unwrap();
-        Self { store, url: url.to_owned(), clock, worker: WorkerId::generate("test") }
+        let store = Store::open_with(url, direct, reading(&clock)).await.unwrap();
+        let direct = direct.map(str::to_owned);
+        Self { store, url: url.to_owned(), direct, clock, worker: WorkerId::generate("test") }
+    }
+
+    pub(crate) fn is_pooled(&self) -> bool {
+        self.direct.is_some()
     }
 
     /// The same database, as a process that starts after this one sees it.
@@ -66,7 +83,7 @@ impl Fixture {
 
     /// The same database, as another process sees it.
     pub(crate) async fn beside(&self) -> Store {
-        Store::open_with_clock(&self.url, reading(&self.clock)).await.unwrap()
+        Store::open_with(&self.url, self.direct.as_deref(), reading(&self.clock)).await.unwrap()
     }
 
     /// Lets time pass: SQLite's clock is ours to move; on Postgres all deadlines come nearer instead.
@@ -76,13 +93,15 @@ impl Fixture {
             self.clock.fetch_add(ms, Ordering::SeqCst);
             return;
         }
-        sqlx::query(
+        let mut transaction = self.store.shared.writer.begin().await.unwrap();
+        query(
             "update jobs set run_at = run_at - $1, start_by = start_by - $1, lease_expires_at = lease_expires_at - $1",
         )
         .bind(ms)
-        .execute(&self.store.shared.writer)
+        .execute(&mut *transaction)
         .await
         .unwrap();
+        transaction.commit().await.unwrap();
     }
 
     pub(crate) async fn enqueue(&self, job: NewJob) -> Job {
@@ -119,20 +138,22 @@ impl Fixture {
 
     /// How each attempt ended, in order.
     pub(crate) async fn outcomes(&self, id: &JobId) -> Vec<Option<String>> {
-        let rows = sqlx::query("select outcome from attempts where job_id = $1 order by attempt")
+        let rows = query("select outcome from attempts where job_id = $1 order by attempt")
             .bind(id.as_str())
-            .fetch_all(&self.store.shared.reader)
+            .fetch_all(&mut *self.store.reading().await.unwrap())
             .await
             .unwrap();
         rows.iter().map(|row| row.get("outcome")).collect()
     }
 
     pub(crate) async fn count(&self, sql: &'static str) -> i64 {
-        sqlx::query_scalar(sql).fetch_one(&self.store.shared.reader).await.unwrap()
+        query_scalar(sql).fetch_one(&mut *self.store.reading().await.unwrap()).await.unwrap()
     }
 
     pub(crate) async fn sql(&self, sql: &'static str) {
-        sqlx::query(sql).execute(&self.store.shared.writer).await.unwrap();
+        let mut transaction = self.store.shared.writer.begin().await.unwrap();
+        query(sql).execute(&mut *transaction).await.unwrap();
+        transaction.commit().await.unwrap();
     }
 }
 

@@ -110,6 +110,10 @@ pub struct Values {
     /// sqlite://PATH or postgres://... [default: sqlite://<data-dir>/amalgam.db].
     #[arg(long, env = "AMALGAM_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
+    /// postgres://... past a pooler of transactions, such as PgBouncer, that `database` leads through: for the schema and for
+    /// notifications.
+    #[arg(long, env = "AMALGAM_DATABASE_DIRECT", hide_env_values = true)]
+    pub database_direct: Option<String>,
     /// Where database, work and artifacts are kept [default: ./amalgam-data].
     #[arg(long, env = "AMALGAM_DATA_DIR")]
     pub data_dir: Option<PathBuf>,
@@ -171,6 +175,7 @@ impl Values {
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
             allowed_host: first(self.allowed_host, other.allowed_host),
             database: self.database.or(other.database),
+            database_direct: self.database_direct.or(other.database_direct),
             data_dir: self.data_dir.or(other.data_dir),
             source_root: first(self.source_root, other.source_root),
             output_root: first(self.output_root, other.output_root),
@@ -197,6 +202,7 @@ pub struct Config {
     /// `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
     pub database: String,
+    pub database_direct: Option<String>,
     pub artifacts: PathBuf,
     pub work: PathBuf,
     pub alive: PathBuf,
@@ -252,6 +258,11 @@ impl ConfigArgs {
         }
         let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
         let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
+        if values.database_direct.is_some() && database.starts_with("sqlite:") {
+            return Err(Failure::refused(
+                "database_direct is for a Postgres behind a pooler; leave it out with SQLite",
+            ));
+        }
         let artifacts = data_dir.join("artifacts");
         let mut roots = values.output_root.iter().map(|root| absolute(root)).collect::<Result<Vec<_>, _>>()?;
         if roots.is_empty() {
@@ -279,6 +290,7 @@ impl ConfigArgs {
                 workers: Some(days(1)),
             },
             database,
+            database_direct: values.database_direct,
             artifacts,
             work: data_dir.join("work"),
             alive: data_dir.join("workers"),

@@ -23,12 +23,76 @@ const HOLD_SERVER: &str = r#"
     bin=$1 directory=$2 fsync=$3
     cd "$directory"
     "$bin/initdb" --no-sync --auth=trust --username=postgres --encoding=UTF8 --pgdata=data >log 2>&1 &&
-    "$bin/pg_ctl" start --pgdata=data --log=log --wait -o "-c listen_addresses='' -c unix_socket_directories='$directory' -c fsync=$fsync" >/dev/null 2>&1 &&
+    "$bin/pg_ctl" start --pgdata=data --log=log --wait -o "-c listen_addresses='' -c unix_socket_directories='$directory' -c fsync=$fsync -c max_connections=500" >/dev/null 2>&1 &&
     echo ready || tail -n 1 log
     read -r _
     "$bin/pg_ctl" stop --pgdata=data --mode=immediate >/dev/null 2>&1
     rm -rf "$directory"
 "#;
+
+/// Before the server whose socket is in the first directory, with its own in the second. Prints `ready`, then waits for its
+/// input to close.
+const HOLD_POOLER: &str = r#"
+    pgbouncer=$1 server=$2 directory=$3
+    cd "$directory"
+    cat >config <<END
+[databases]
+* = host=$server user=postgres
+[pgbouncer]
+listen_addr =
+listen_port = 6432
+unix_socket_dir = $directory
+auth_type = any
+pool_mode = transaction
+default_pool_size = 8
+server_idle_timeout = 2
+max_client_conn = 1000
+ignore_startup_parameters = extra_float_digits
+logfile = $directory/log
+pidfile = $directory/pid
+END
+    "$pgbouncer" --daemon --quiet config >/dev/null 2>&1
+    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        [ -S "$directory/.s.PGSQL.6432" ] && break
+        sleep 0.1
+    done
+    [ -S "$directory/.s.PGSQL.6432" ] && echo ready || tail -n 1 log
+    read -r _
+    kill "$(cat pid)"
+    rm -rf "$directory"
+"#;
+
+struct Pooler {
+    directory: PathBuf,
+    /// Its input closes with this process.
+    _shell: Child,
+}
+
+static POOLER: OnceLock<Result<Pooler, String>> = OnceLock::new();
+
+/// The URL of an empty database through a PgBouncer that hands its connections around by transaction, and the one past it.
+pub fn fresh_database_behind_pooler() -> Result<(String, String), String> {
+    let direct = fresh_database()?;
+    let Some(Ok(server)) = SERVER.get() else { return Err("there is no server".to_owned()) };
+    let pooler = POOLER.get_or_init(|| Pooler::start(&server.directory)).as_ref().map_err(Clone::clone)?;
+    let name = direct.split(['/', '?']).nth(3).unwrap_or_default();
+    Ok((format!("postgres://postgres@localhost:6432/{name}?host={}", pooler.directory.display()), direct))
+}
+
+impl Pooler {
+    fn start(server: &Path) -> Result<Self, String> {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let places = env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+        let program = places.map(|dir| dir.join("pgbouncer")).find(|program| program.is_file());
+        let program = program.ok_or("no pgbouncer in PATH or /usr/sbin")?;
+        let directory = directory().map_err(|error| error.to_string())?;
+        let (shell, line) = held(HOLD_POOLER, [program.as_path(), server, directory.as_path()])?;
+        if line != "ready" {
+            return Err(format!("the pooler did not start: {line}"));
+        }
+        Ok(Self { directory, _shell: shell })
+    }
+}
 
 struct Server {
     bin: PathBuf,
@@ -66,7 +130,8 @@ pub fn interrupt(pause: Duration) {
     server.control(&["stop", "--mode=immediate"]);
     std::thread::sleep(pause);
     let directory = server.directory.display();
-    let options = format!("-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off");
+    let options =
+        format!("-c listen_addresses='' -c unix_socket_directories='{directory}' -c fsync=off -c max_connections=500");
     server.control(&["start", "--wait", "--log=log", "-o", &options]);
 }
 
@@ -89,12 +154,8 @@ impl Server {
     fn start(fsync: &str) -> Result<Self, String> {
         let bin = find_bin().ok_or("no initdb in PATH or /usr/lib/postgresql")?;
         let directory = directory().map_err(|error| error.to_string())?;
-        let mut shell =
-            hold(&bin, &directory, fsync).map_err(|error| format!("the server's shell did not start: {error}"))?;
-        let mut line = String::new();
-        let output = shell.stdout.take().expect("piped");
-        BufReader::new(output).read_line(&mut line).map_err(|error| error.to_string())?;
-        match line.trim() {
+        let (shell, line) = held(HOLD_SERVER, [bin.as_path(), directory.as_path(), Path::new(fsync)])?;
+        match line.as_str() {
             "ready" => Ok(Self { bin, directory, _shell: shell }),
             log => Err(format!("the server did not start: {log}")),
         }
@@ -140,17 +201,22 @@ fn other_user() -> Option<(u32, u32)> {
     rustix::process::geteuid().is_root().then_some((NOBODY, NOBODY))
 }
 
-fn hold(bin: &Path, directory: &Path, fsync: &str) -> io::Result<Child> {
+/// A shell that holds what it has started, and the first line that it says.
+fn held(script: &str, arguments: [&Path; 3]) -> Result<(Child, String), String> {
     let mut command = Command::new("sh");
     if let Some((uid, gid)) = other_user() {
         command.uid(uid).gid(gid);
     }
-    command
-        .args(["-c", HOLD_SERVER, "sh"])
-        .args([bin, directory])
-        .arg(fsync)
+    let mut shell = command
+        .args(["-c", script, "sh"])
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
+        .map_err(|error| format!("the shell did not start: {error}"))?;
+    let mut line = String::new();
+    let output = shell.stdout.take().expect("piped");
+    BufReader::new(output).read_line(&mut line).map_err(|error| error.to_string())?;
+    Ok((shell, line.trim().to_owned()))
 }

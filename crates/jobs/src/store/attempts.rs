@@ -3,6 +3,7 @@
 use serde_json::json;
 use sqlx::{Row, any::AnyRow};
 
+use super::statement::query;
 use super::{Store, row, write::Write};
 use crate::{EventKind, JobFailure, JobId, Level, NewEvent, Result, WorkerId};
 
@@ -27,7 +28,7 @@ pub struct Attempt {
 impl Store {
     /// The attempts at a job, in order; none for an unknown job.
     pub async fn attempts(&self, id: &JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query(OF_JOB).bind(id.as_str()).fetch_all(self.reader()?).await?;
+        let rows = query(OF_JOB).bind(id.as_str()).fetch_all(&mut *self.reading().await?).await?;
         let attempt = |row| {
             Ok(Attempt {
                 attempt: AnyRow::try_get(row, "attempt")?,
@@ -54,13 +55,7 @@ const WORKER_LOST: &str = "worker_lost";
 
 pub(super) async fn open(write: &mut Write<'_>, id: &JobId, attempt: i64, worker: &WorkerId) -> Result<()> {
     let now = write.now;
-    sqlx::query(OPEN)
-        .bind(id.as_str())
-        .bind(attempt)
-        .bind(worker.as_str())
-        .bind(now)
-        .execute(write.connection())
-        .await?;
+    query(OPEN).bind(id.as_str()).bind(attempt).bind(worker.as_str()).bind(now).execute(write.connection()).await?;
     Ok(())
 }
 
@@ -73,7 +68,7 @@ pub(super) async fn close(
     failure: Option<&JobFailure>,
 ) -> Result<Option<String>> {
     let now = write.now;
-    let closed = sqlx::query(CLOSE)
+    let closed = query(CLOSE)
         .bind(id.as_str())
         .bind(attempt)
         .bind(now)

@@ -16,7 +16,7 @@ impl Store {
         }
         // a reader may do it: the copy is made from a snapshot, and writers go on
         let target = to.to_str().ok_or_else(|| JobsError::Backup(format!("{} is no text", to.display())))?;
-        let mut connection = self.reader()?.acquire().await?;
+        let mut connection = self.shared.reader.acquire().await?;
         sqlx::raw_sql("pragma query_only = off").execute(&mut *connection).await?;
         let copied = sqlx::query("vacuum into $1").bind(target).execute(&mut *connection).await;
         // this one may write now

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::statement::query;
 use super::{Store, tasks, write::Write};
 use crate::{CancelOutcome, EventKind, Job, JobId, Level, NewEvent, Result, Status};
 
@@ -43,14 +44,14 @@ pub(super) async fn cancel(write: &mut Write<'_>, job: &Job) -> Result<bool> {
 
 async fn cancel_queued(write: &mut Write<'_>, id: &JobId) -> Result<()> {
     let now = write.now;
-    sqlx::query(CANCEL_QUEUED).bind(id.as_str()).bind(now).execute(write.connection()).await?;
+    query(CANCEL_QUEUED).bind(id.as_str()).bind(now).execute(write.connection()).await?;
     tasks::set_status(write, id, Status::Cancelled).await?;
     write.append(id, told(EventKind::Cancelled, "job cancelled")).await
 }
 
 async fn ask_worker(write: &mut Write<'_>, id: &JobId) -> Result<()> {
     let now = write.now;
-    sqlx::query(ASK_WORKER).bind(id.as_str()).bind(now).execute(write.connection()).await?;
+    query(ASK_WORKER).bind(id.as_str()).bind(now).execute(write.connection()).await?;
     write.append(id, told(EventKind::CancelRequested, "cancel requested")).await
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::statement::query;
 use super::{attempts, tasks, write::Write};
 use crate::{EventKind, JobFailure, JobId, JobsError, Level, NewEvent, Result, Status};
 
@@ -59,7 +60,7 @@ impl End {
 /// `LeaseLost` when the token is not the job's present one.
 pub(super) async fn end(write: &mut Write<'_>, id: &JobId, token: i64, attempt: i64, end: &End) -> Result<()> {
     let now = write.now;
-    let ended = sqlx::query(END)
+    let ended = query(END)
         .bind(id.as_str())
         .bind(token)
         .bind(end.status().as_str())
@@ -83,7 +84,7 @@ const END_QUEUED: &str = "\
 /// Ends a job that no worker has.
 pub(super) async fn end_queued(write: &mut Write<'_>, id: &JobId, end: &End) -> Result<()> {
     let now = write.now;
-    sqlx::query(END_QUEUED)
+    query(END_QUEUED)
         .bind(id.as_str())
         .bind(end.status().as_str())
         .bind(now)

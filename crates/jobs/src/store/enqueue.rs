@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
+use super::statement::query;
 use super::{Store, row, tasks, write::Write};
 use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
 
@@ -35,8 +36,8 @@ impl Store {
     /// The job that this key has made already; `None` for a new key. Saves a caller the checks that no longer hold once
     /// the job has run, as that its output does not exist.
     pub async fn replayed(&self, idempotency: &Idempotency) -> Result<Option<Job>> {
-        let reader = self.reader()?;
-        let Some(first) = sqlx::query(BY_KEY).bind(idempotency.key.as_str()).fetch_optional(reader).await? else {
+        let mut reader = self.reading().await?;
+        let Some(first) = query(BY_KEY).bind(idempotency.key.as_str()).fetch_optional(&mut *reader).await? else {
             return Ok(None);
         };
         self.job(&of_same_request(&first, &idempotency.request_digest)?).await
@@ -59,7 +60,7 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
     let member = job.member.as_ref();
     let admission = &job.admission;
     let run_at = admission.run_at.unwrap_or(now).max(now);
-    let inserted = sqlx::query(INSERT)
+    let inserted = query(INSERT)
         .bind(job.id.as_str())
         .bind(job.recipe.as_str())
         .bind(job.recipe_format.as_str())
@@ -105,7 +106,7 @@ pub(super) fn labels(of: &BTreeSet<String>) -> String {
 /// The job that the same key and request made before.
 pub(super) async fn replay(write: &mut Write<'_>, idempotency: Option<Idempotency>) -> Result<Job> {
     let Idempotency { key, request_digest } = idempotency.expect("only a key can conflict");
-    let first = sqlx::query(BY_KEY).bind(key).fetch_one(write.connection()).await?;
+    let first = query(BY_KEY).bind(key).fetch_one(write.connection()).await?;
     write.written_job(&of_same_request(&first, &request_digest)?).await
 }
 

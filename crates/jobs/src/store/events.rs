@@ -1,5 +1,6 @@
 //! Reads the event log of a job from any place.
 
+use super::statement::query;
 use super::{Store, row};
 use crate::{Event, JobId, Result};
 
@@ -10,8 +11,12 @@ const AFTER: &str = "\
 impl Store {
     /// The events behind `after`, oldest first. 0 is before the first.
     pub async fn events(&self, id: &JobId, after: i64, limit: u32) -> Result<Vec<Event>> {
-        let rows =
-            sqlx::query(AFTER).bind(id.as_str()).bind(after).bind(i64::from(limit)).fetch_all(self.reader()?).await?;
+        let rows = query(AFTER)
+            .bind(id.as_str())
+            .bind(after)
+            .bind(i64::from(limit))
+            .fetch_all(&mut *self.reading().await?)
+            .await?;
         rows.iter().map(row::event).collect()
     }
 }

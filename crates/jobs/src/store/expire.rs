@@ -1,6 +1,7 @@
 //! Ends the leases of a worker that is known to be dead, so that its jobs need not wait for them to run out.
 
 use super::Store;
+use super::statement::query;
 use crate::Result;
 
 /// Only the time is touched: the claim that follows tells the rest, as for any lease that ran out.
@@ -13,7 +14,7 @@ impl Store {
     pub async fn expire_leases(&self, worker: &str) -> Result<u64> {
         let mut write = self.write("store.expire").await?;
         let before_now = write.now - 1;
-        let expired = sqlx::query(EXPIRE).bind(worker).bind(before_now).execute(write.connection()).await?;
+        let expired = query(EXPIRE).bind(worker).bind(before_now).execute(write.connection()).await?;
         write.commit().await?;
         Ok(expired.rows_affected())
     }

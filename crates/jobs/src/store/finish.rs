@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::statement::query;
 use super::{
     Store, attempts,
     end::{End, end},
@@ -45,8 +46,7 @@ impl Store {
 /// The job, if the lease is still good. Locked, so that no cancel comes between reading and writing.
 async fn held(write: &mut Write<'_>, lease: &Lease) -> Result<Job> {
     let sql = row::select_job(HELD, write.dialect().for_update());
-    let found =
-        sqlx::query(sql).bind(lease.job.id.as_str()).bind(lease.token).fetch_optional(write.connection()).await?;
+    let found = query(sql).bind(lease.job.id.as_str()).bind(lease.token).fetch_optional(write.connection()).await?;
     row::job(&found.ok_or(JobsError::LeaseLost)?)
 }
 
@@ -64,8 +64,7 @@ fn settle(job: &Job, outcome: Outcome) -> Settled {
 async fn requeue(write: &mut Write<'_>, lease: &Lease, failure: &JobFailure, delay: Duration) -> Result<()> {
     let id = &lease.job.id;
     let run_at = write.now.saturating_add(millis(delay));
-    let requeued =
-        sqlx::query(REQUEUE).bind(id.as_str()).bind(lease.token).bind(run_at).execute(write.connection()).await?;
+    let requeued = query(REQUEUE).bind(id.as_str()).bind(lease.token).bind(run_at).execute(write.connection()).await?;
     if requeued.rows_affected() == 0 {
         return Err(JobsError::LeaseLost);
     }

@@ -1,5 +1,6 @@
 //! Reads a group.
 
+use super::statement::query;
 use super::{Store, row, write::Write};
 use crate::{GroupId, Job, Result};
 
@@ -8,7 +9,8 @@ const OF_GROUP: &str = "where group_id = $1 order by group_position";
 impl Store {
     /// Its jobs in the order of the request; none for an unknown group.
     pub async fn group(&self, id: &GroupId) -> Result<Vec<Job>> {
-        let rows = sqlx::query(row::select_job(OF_GROUP, "")).bind(id.as_str()).fetch_all(self.reader()?).await?;
+        let rows =
+            query(row::select_job(OF_GROUP, "")).bind(id.as_str()).fetch_all(&mut *self.reading().await?).await?;
         rows.iter().map(row::job).collect()
     }
 }
@@ -17,7 +19,7 @@ impl Write<'_> {
     /// The jobs as this transaction sees them; no one else changes them until it ends. Always locked in the same order.
     pub(super) async fn group(&mut self, id: &GroupId) -> Result<Vec<Job>> {
         let sql = row::select_job(OF_GROUP, self.dialect().for_update());
-        let rows = sqlx::query(sql).bind(id.as_str()).fetch_all(self.connection()).await?;
+        let rows = query(sql).bind(id.as_str()).fetch_all(self.connection()).await?;
         rows.iter().map(row::job).collect()
     }
 }

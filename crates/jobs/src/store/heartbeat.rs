@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::statement::query;
 use super::{Store, millis};
 use crate::{Heartbeat, JobsError, Lease, Progress, Result};
 
@@ -14,7 +15,7 @@ impl Store {
     /// `LeaseLost` when another worker has claimed the job or it has ended. A lease that expired but that nobody took is renewed.
     pub async fn heartbeat(&self, lease: &Lease, progress: Option<&Progress>) -> Result<Heartbeat> {
         let mut write = self.write("store.heartbeat").await?;
-        let renewed = sqlx::query(HEARTBEAT)
+        let renewed = query(HEARTBEAT)
             .bind(lease.job.id.as_str())
             .bind(lease.token)
             .bind(write.now.saturating_add(millis(lease.ttl)))

@@ -1,18 +1,21 @@
 //! Reads one job.
 
+use super::statement::query;
 use super::{Store, row};
 use crate::{Job, JobId, Result};
 
 impl Store {
     pub async fn job(&self, id: &JobId) -> Result<Option<Job>> {
-        let found =
-            sqlx::query(row::select_job("where id = $1", "")).bind(id.as_str()).fetch_optional(self.reader()?).await?;
+        let found = query(row::select_job("where id = $1", ""))
+            .bind(id.as_str())
+            .fetch_optional(&mut *self.reading().await?)
+            .await?;
         found.as_ref().map(row::job).transpose()
     }
 
     /// Whether a cancel is asked for of a job that runs. Costs no write, so that its worker may ask often.
     pub async fn is_cancelling(&self, id: &JobId) -> Result<bool> {
-        let found = sqlx::query(CANCELLING).bind(id.as_str()).fetch_optional(self.reader()?).await?;
+        let found = query(CANCELLING).bind(id.as_str()).fetch_optional(&mut *self.reading().await?).await?;
         Ok(found.is_some())
     }
 }

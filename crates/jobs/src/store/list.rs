@@ -1,5 +1,6 @@
 //! Lists jobs, newest first.
 
+use super::statement::query;
 use super::{Store, row};
 use crate::{Cursor, GroupId, Job, JobFilter, JobPage, Result, Status};
 
@@ -12,7 +13,7 @@ const FILTERED: &str = "\
 
 impl Store {
     pub async fn list(&self, filter: &JobFilter) -> Result<JobPage> {
-        let mut query = sqlx::query(row::select_job(FILTERED, ""));
+        let mut query = query(row::select_job(FILTERED, ""));
         for status in five(&filter.status) {
             query = query.bind(status.as_str());
         }
@@ -23,7 +24,7 @@ impl Store {
             .bind(id)
             .bind(i64::from(filter.limit) + 1)
             .bind(filter.group.as_ref().map_or("", GroupId::as_str))
-            .fetch_all(self.reader()?)
+            .fetch_all(&mut *self.reading().await?)
             .await?;
         let jobs: Vec<Job> = rows.iter().map(row::job).collect::<Result<_>>()?;
         Ok(cut(jobs, filter.limit as usize))

@@ -5,7 +5,7 @@ use sqlx::{
     migrate::{Migration, MigrationType, Migrator},
 };
 
-use super::connect::Dialect;
+use super::connect::{self, Dialect, Pools};
 use crate::Result;
 
 /// Our own name, so that a database shared with another program is no trouble.
@@ -33,6 +33,15 @@ pub(super) async fn migrate(dialect: Dialect, writer: &AnyPool) -> Result<()> {
     Ok(())
 }
 
+/// The migrator's lock is one of the session, and a pooler knows no sessions.
+pub(super) async fn migrate_past_pooler(direct: &str) -> Result<()> {
+    let Pools { dialect, writer, reader, .. } = connect::connect(direct).await?;
+    migrate(dialect, &writer).await?;
+    reader.close().await;
+    writer.close().await;
+    Ok(())
+}
+
 fn migrator() -> Migrator {
     let mut migrator = Migrator::with_migrations(MIGRATIONS.into_iter().map(migration).collect());
     migrator.dangerous_set_table_name(TABLE);
@@ -47,8 +56,7 @@ fn migration((version, name, sql): (i64, &'static str, &'static str)) -> Migrati
 mod tests {
     use sqlx::migrate::Migrator;
 
-    use super::super::connect;
-    use super::{MIGRATIONS, TABLE, migration};
+    use super::{MIGRATIONS, TABLE, connect, migration};
     use crate::{
         Store, WorkerId,
         testing::{TTL, new_job, on_each_url},

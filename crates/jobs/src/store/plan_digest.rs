@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::statement::query;
 use super::{Store, row};
 use crate::{JobId, JobsError, Lease, Result};
 
@@ -16,13 +17,13 @@ const PUBLISHED: &str = "\
 impl Store {
     /// What other jobs have published for this plan, newest first. Whether it is still there is for the caller to see.
     pub async fn published_by_plan(&self, digest: &str) -> Result<Vec<(JobId, Value)>> {
-        let rows = sqlx::query(PUBLISHED).bind(digest).fetch_all(self.reader()?).await?;
+        let rows = query(PUBLISHED).bind(digest).fetch_all(&mut *self.reading().await?).await?;
         rows.iter().map(|row| Ok((row::parsed(row, "id")?, row::json(row, "publication")?))).collect()
     }
 
     pub async fn set_plan_digest(&self, lease: &Lease, digest: &str) -> Result<()> {
         let mut write = self.write("store.plan_digest").await?;
-        let set = sqlx::query(SET_PLAN_DIGEST)
+        let set = query(SET_PLAN_DIGEST)
             .bind(lease.job.id.as_str())
             .bind(lease.token)
             .bind(digest)

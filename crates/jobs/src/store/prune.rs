@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 
+use super::statement::query;
 use super::{Store, millis, row, write::Write};
 use crate::{JobId, Result};
 
@@ -78,9 +79,9 @@ impl Store {
         }
         let mut events = 0;
         for job in &jobs {
-            events += sqlx::query(EVENTS_OF).bind(job.as_str()).execute(write.connection()).await?.rows_affected();
+            events += query(EVENTS_OF).bind(job.as_str()).execute(write.connection()).await?.rows_affected();
             for part in parts {
-                sqlx::query(*part).bind(job.as_str()).execute(write.connection()).await?;
+                query(*part).bind(job.as_str()).execute(write.connection()).await?;
             }
         }
         write.commit_quietly().await?;
@@ -91,7 +92,7 @@ impl Store {
 async fn over(write: &mut Write<'_>, which: &'static str, age: Duration) -> Result<Vec<JobId>> {
     let sql = AssertSqlSafe(format!("{which} {}", write.dialect().for_update_skip_locked()));
     let before = write.now.saturating_sub(millis(age));
-    let rows = sqlx::query(sql).bind(before).bind(BATCH).fetch_all(write.connection()).await?;
+    let rows = query(sql).bind(before).bind(BATCH).fetch_all(write.connection()).await?;
     rows.iter().map(|row| row::parsed(row, "id")).collect()
 }
 

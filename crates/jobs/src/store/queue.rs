@@ -1,6 +1,7 @@
 //! The queue as a whole: whether its jobs are begun.
 
 use super::Store;
+use super::statement::{query, query_as};
 use crate::Result;
 
 const PAUSE: &str = "update queues set paused_at = coalesce(paused_at, $1) where name = 'default'";
@@ -31,20 +32,21 @@ impl Store {
         // a claim that has counted already must not come after
         write.one_claim_at_a_time().await?;
         let now = write.now;
-        sqlx::query(PAUSE).bind(now).execute(write.connection()).await?;
+        query(PAUSE).bind(now).execute(write.connection()).await?;
         write.commit().await?;
         self.queue().await
     }
 
     pub async fn resume(&self) -> Result<QueueState> {
         let mut write = self.write("store.resume").await?;
-        sqlx::query(RESUME).execute(write.connection()).await?;
+        query(RESUME).execute(write.connection()).await?;
         write.commit().await?;
         self.queue().await
     }
 
     pub async fn queue(&self) -> Result<QueueState> {
-        let (paused_at, queued, running, oldest_run_at) = sqlx::query_as(STATE).fetch_one(self.reader()?).await?;
+        let (paused_at, queued, running, oldest_run_at) =
+            query_as(STATE).fetch_one(&mut *self.reading().await?).await?;
         Ok(QueueState { paused_at, queued, running, oldest_run_at })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::statement::query_scalar;
 use super::{Store, connect::Dialect};
 use crate::{JobsError, Result};
 
@@ -27,7 +28,7 @@ impl Store {
                 // takes the lock that a write takes
                 self.write("store.read").await?.abandon().await
             }
-            Dialect::Postgres => match sqlx::query_scalar(IS_STANDBY).fetch_one(self.reader()?).await? {
+            Dialect::Postgres => match query_scalar(IS_STANDBY).fetch_one(&mut *self.reading().await?).await? {
                 true => Err(JobsError::NotWritable { reason: "it is a standby".to_owned() }),
                 false => Ok(()),
             },

@@ -1,5 +1,6 @@
 //! Appends what the worker did, and notes the phase it enters.
 
+use super::statement::{query, query_scalar};
 use super::{Store, write::Write};
 use crate::{JobsError, Lease, NewEvent, Phase, Result};
 
@@ -25,7 +26,7 @@ impl Store {
 
     async fn enter(&self, lease: &Lease, phase: Option<Phase>, event: NewEvent, may_be_told: bool) -> Result<()> {
         let mut write = self.write("store.record").await?;
-        let entered = sqlx::query(ENTER)
+        let entered = query(ENTER)
             .bind(lease.job.id.as_str())
             .bind(lease.token)
             .bind(phase.map(Phase::as_str))
@@ -43,7 +44,7 @@ impl Store {
 }
 
 async fn is_told(write: &mut Write<'_>, lease: &Lease, event: &NewEvent) -> Result<bool> {
-    let told: i64 = sqlx::query_scalar(TOLD)
+    let told: i64 = query_scalar(TOLD)
         .bind(lease.job.id.as_str())
         .bind(event.kind.as_str())
         .bind(event.message.as_str())

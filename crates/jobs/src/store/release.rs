@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::statement::query;
 use super::{Store, attempts, tasks};
 use crate::{EventKind, JobsError, Lease, Level, NewEvent, Result, Status};
 
@@ -16,8 +17,7 @@ impl Store {
     pub async fn release(&self, lease: &Lease) -> Result<()> {
         let mut write = self.write("store.release").await?;
         let (id, now) = (&lease.job.id, write.now);
-        let released =
-            sqlx::query(RELEASE).bind(id.as_str()).bind(lease.token).bind(now).execute(write.connection()).await?;
+        let released = query(RELEASE).bind(id.as_str()).bind(lease.token).bind(now).execute(write.connection()).await?;
         if released.rows_affected() == 0 {
             return Err(JobsError::LeaseLost);
         }

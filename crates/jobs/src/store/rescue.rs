@@ -3,6 +3,7 @@
 
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
+use super::statement::query;
 use super::{
     Store, attempts,
     end::{End, end, end_queued},
@@ -51,7 +52,7 @@ impl Store {
 
 async fn first(write: &mut Write<'_>, sql: &'static str, more: &[i64]) -> Result<Option<AnyRow>> {
     let lock = write.dialect().for_update_skip_locked();
-    let mut query = sqlx::query(AssertSqlSafe(format!("{sql} {lock}"))).bind(write.now);
+    let mut query = query(AssertSqlSafe(format!("{sql} {lock}"))).bind(write.now);
     for value in more {
         query = query.bind(*value);
     }
@@ -62,7 +63,7 @@ async fn close(write: &mut Write<'_>, expired: &AnyRow) -> Result<()> {
     let id: JobId = row::parsed(expired, "id")?;
     let (token, attempt): (i64, i64) = (expired.try_get("lease_token")?, expired.try_get("attempt")?);
     let cancel_requested = expired.try_get::<Option<i64>, _>("cancel_requested_at")?.is_some();
-    sqlx::query(COUNT_LOST).bind(id.as_str()).execute(write.connection()).await?;
+    query(COUNT_LOST).bind(id.as_str()).execute(write.connection()).await?;
     let failure = attempts::close_lost(write, &id, attempt).await?;
     let how = if cancel_requested { End::Cancelled } else { End::Failed(failure) };
     end(write, &id, token, attempt, &how).await

@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 
+use super::statement::query;
 use super::{Store, millis, row, write::Write};
 use crate::{Result, WorkerId};
 
@@ -50,7 +51,7 @@ pub struct WorkerRow {
 /// What each other worker that has a slot free has at hand.
 pub(super) async fn at_hand_elsewhere(write: &mut Write<'_>, but: &WorkerId) -> Result<Vec<BTreeSet<String>>> {
     let since = write.now.saturating_sub(millis(HEARD_WITHIN));
-    let rows = sqlx::query(FREE).bind(but.as_str()).bind(since).fetch_all(write.connection()).await?;
+    let rows = query(FREE).bind(but.as_str()).bind(since).fetch_all(write.connection()).await?;
     let mut at_hand = Vec::new();
     for worker in &rows {
         let about: Value = row::json(worker, "about")?;
@@ -68,12 +69,8 @@ impl Store {
     pub async fn report_worker(&self, worker: &WorkerId, about: &Value) -> Result<bool> {
         let mut write = self.write("store.report").await?;
         let now = write.now;
-        let row = sqlx::query(REPORT)
-            .bind(worker.as_str())
-            .bind(about.to_string())
-            .bind(now)
-            .fetch_one(write.connection())
-            .await?;
+        let row =
+            query(REPORT).bind(worker.as_str()).bind(about.to_string()).bind(now).fetch_one(write.connection()).await?;
         let drain: Option<i64> = row.try_get("drain_requested_at")?;
         // nobody waits for this
         write.commit_quietly().await?;
@@ -83,7 +80,7 @@ impl Store {
     pub async fn worker_stopped(&self, worker: &WorkerId) -> Result<()> {
         let mut write = self.write("store.stopped").await?;
         let now = write.now;
-        sqlx::query(STOPPED).bind(worker.as_str()).bind(now).execute(write.connection()).await?;
+        query(STOPPED).bind(worker.as_str()).bind(now).execute(write.connection()).await?;
         write.commit_quietly().await
     }
 
@@ -91,7 +88,7 @@ impl Store {
     pub async fn drain_worker(&self, worker: &str) -> Result<bool> {
         let mut write = self.write("store.drain").await?;
         let now = write.now;
-        let asked = sqlx::query(DRAIN).bind(worker).bind(now).execute(write.connection()).await?;
+        let asked = query(DRAIN).bind(worker).bind(now).execute(write.connection()).await?;
         write.commit().await?;
         Ok(asked.rows_affected() == 1)
     }
@@ -99,9 +96,9 @@ impl Store {
     /// The workers that were heard of within `within`.
     pub async fn workers(&self, within: Duration) -> Result<Vec<WorkerRow>> {
         let since = self.now().await?.saturating_sub(millis(within));
-        let reader = self.reader()?;
-        let running = sqlx::query(RUNNING).fetch_all(reader).await?;
-        let workers = sqlx::query(LIST).bind(since).fetch_all(reader).await?;
+        let mut reader = self.reading().await?;
+        let running = query(RUNNING).fetch_all(&mut *reader).await?;
+        let workers = query(LIST).bind(since).fetch_all(&mut *reader).await?;
         workers.iter().map(|worker| of_row(worker, &running)).collect()
     }
 
@@ -109,7 +106,7 @@ impl Store {
     pub(super) async fn forget_workers(&self, silent_for: Duration) -> Result<u64> {
         let mut write = self.write("store.prune").await?;
         let before = write.now.saturating_sub(millis(silent_for));
-        let forgotten = sqlx::query(FORGET).bind(before).execute(write.connection()).await?;
+        let forgotten = query(FORGET).bind(before).execute(write.connection()).await?;
         write.commit_quietly().await?;
         Ok(forgotten.rows_affected())
     }

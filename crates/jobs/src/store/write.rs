@@ -1,7 +1,8 @@
 //! One write transaction, and the time it judges by.
 
-use sqlx::{Any, AnyConnection, AnyPool, Transaction};
+use sqlx::{Any, AnyConnection, Transaction};
 
+use super::statement::{query, query_scalar};
 use super::{Store, connect::Dialect, listen, row};
 use crate::{Job, JobId, NewEvent, Result};
 
@@ -47,21 +48,18 @@ impl Store {
         Ok(Write { store: self, transaction, now, tells: false, step })
     }
 
-    /// Where to ask without a transaction.
-    pub(super) fn reader(&self) -> Result<&AnyPool> {
-        fault::before("store.read").map_err(sqlx::Error::Io)?;
-        Ok(&self.shared.reader)
-    }
-
     /// The time that leases are judged by.
     pub(super) async fn now(&self) -> Result<i64> {
-        self.now_on(&mut *self.shared.reader.acquire().await?).await
+        match self.shared.dialect {
+            Dialect::Sqlite => Ok((self.shared.clock)()),
+            Dialect::Postgres => self.now_on(&mut *self.reading().await?).await,
+        }
     }
 
     async fn now_on(&self, connection: &mut AnyConnection) -> Result<i64> {
         Ok(match self.shared.dialect {
             Dialect::Sqlite => (self.shared.clock)(),
-            Dialect::Postgres => sqlx::query_scalar(POSTGRES_NOW).fetch_one(connection).await?,
+            Dialect::Postgres => query_scalar(POSTGRES_NOW).fetch_one(connection).await?,
         })
     }
 
@@ -88,15 +86,15 @@ impl Write<'_> {
     /// one writer anyway.
     pub(super) async fn one_claim_at_a_time(&mut self) -> Result<()> {
         if self.dialect() == Dialect::Postgres {
-            sqlx::query(CLAIM_LOCK).execute(self.connection()).await?;
+            query(CLAIM_LOCK).execute(self.connection()).await?;
         }
         Ok(())
     }
 
     /// Gives the event the next `seq` of its job.
     pub(super) async fn append(&mut self, id: &JobId, event: NewEvent) -> Result<()> {
-        let seq: i64 = sqlx::query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
-        sqlx::query(APPEND)
+        let seq: i64 = query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
+        query(APPEND)
             .bind(id.as_str())
             .bind(seq)
             .bind(event.kind.as_str())
@@ -113,7 +111,7 @@ impl Write<'_> {
     /// The job as this transaction sees it; no one else changes it until the transaction ends.
     pub(super) async fn job(&mut self, id: &JobId) -> Result<Option<Job>> {
         let sql = row::select_job("where id = $1", self.dialect().for_update());
-        let found = sqlx::query(sql).bind(id.as_str()).fetch_optional(self.connection()).await?;
+        let found = query(sql).bind(id.as_str()).fetch_optional(self.connection()).await?;
         found.as_ref().map(row::job).transpose()
     }
 
@@ -125,7 +123,7 @@ impl Write<'_> {
     /// Commits, and wakes those who wait for a change.
     pub(super) async fn commit(mut self) -> Result<()> {
         if self.tells && self.dialect() == Dialect::Postgres {
-            sqlx::query(listen::NOTIFY).execute(self.connection()).await?;
+            query(listen::NOTIFY).execute(self.connection()).await?;
         }
         let store = self.store;
         self.commit_quietly().await?;

@@ -103,7 +103,11 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 pub async fn open_store(config: &Config) -> Result<Store, Failure> {
-    Store::open(&config.database).await.map_err(|e| Failure::failed(format!("cannot open the database: {e}")))
+    let opened = match &config.database_direct {
+        Some(direct) => Store::open_behind_pooler(&config.database, direct).await,
+        None => Store::open(&config.database).await,
+    };
+    opened.map_err(|e| Failure::failed(format!("cannot open the database: {e}")))
 }
 
 fn api_config(config: &Config) -> ApiConfig {
