@@ -6,6 +6,7 @@
 #[path = "../support/reader.rs"]
 mod reader;
 mod requests;
+mod slow;
 mod workers;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_amalgam");
