@@ -248,7 +248,11 @@ async fn havoc(fleet: &mut Fleet, dice: &mut Dice, world: World) -> (Vec<String>
             }
             20 => {
                 fleet.server.kill();
-                fleet.server.restart();
+                while !fleet.server.try_restart() {
+                    // on a disk without a free byte it does not start; whatever watches over it tries again
+                    let (Some(disk), Some(_)) = (&fleet.disk, full.take()) else { panic!("the server does not start") };
+                    disk.free();
+                }
                 count.server_kills += 1;
             }
             22 | 23 if full.is_none() => {

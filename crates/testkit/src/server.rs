@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+const STARTS: &str = "the server says where it listens";
+
 /// A server process on a free port of loopback. Killed when dropped, so that no test leaves one behind.
 pub struct TestServer {
     pub url: String,
@@ -34,7 +36,7 @@ impl TestServer {
     ) -> TestServer {
         let more: Vec<String> = more.iter().map(|s| (*s).to_owned()).collect();
         let told = Arc::<AtomicUsize>::default();
-        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults, &told);
+        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults, &told).expect(STARTS);
         TestServer {
             url,
             binary: binary.into(),
@@ -77,8 +79,15 @@ impl TestServer {
 
     /// Starts again on the same data.
     pub fn restart(&mut self) {
-        (self.child, self.url) =
-            spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults, &self.told);
+        assert!(self.try_restart(), "{STARTS}");
+    }
+
+    /// As `restart`; whether it did start, which it may not as long as its disk is full.
+    pub fn try_restart(&mut self) -> bool {
+        let started = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults, &self.told);
+        let Some((child, url)) = started else { return false };
+        (self.child, self.url) = (child, url);
+        true
     }
 }
 
@@ -97,7 +106,7 @@ fn spawn(
     more: &[String],
     faults: &str,
     told: &Arc<AtomicUsize>,
-) -> (Child, String) {
+) -> Option<(Child, String)> {
     let mut child = Command::new(binary)
         .env("FAILPOINTS", faults)
         .arg("serve")
@@ -116,7 +125,11 @@ fn spawn(
         let serving = value.pointer("/fields/message").and_then(|m| m.as_str()) == Some("serving");
         serving.then(|| value["fields"]["address"].as_str().unwrap().to_owned())
     });
-    let url = format!("http://{}", address.expect("the server says where it listens"));
+    let Some(address) = address else {
+        child.wait().unwrap();
+        return None;
+    };
+    let url = format!("http://{address}");
     let told = told.clone();
     // what it logs from now on must not block it
     std::thread::spawn(move || {
@@ -124,5 +137,5 @@ fn spawn(
             told.fetch_add(usize::from(line.contains("fault at")), Ordering::Relaxed);
         }
     });
-    (child, url)
+    Some((child, url))
 }
