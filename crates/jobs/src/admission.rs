@@ -42,13 +42,15 @@ pub struct Requirements {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Capacity {
     pub memory_bytes: u64,
-    /// A job that finds no room for a minute is taken all the same, to end with an error that says so.
+    /// A job that finds no room here in a minute, and none elsewhere, is taken all the same, to end with an error that says so.
     pub disk_bytes: u64,
     pub gpu_memory_bytes: u64,
     pub labels: BTreeSet<String>,
     /// Sources that it has at hand.
     pub sources: BTreeSet<String>,
-    /// Jobs that it could not begin before: they are left to others for a minute.
+    /// Whether jobs whose sources others have at hand are left to those for a moment.
+    pub prefers_sources: bool,
+    /// Jobs that it could not begin before: they are left to others that can.
     pub avoids: BTreeSet<JobId>,
     /// Whether it takes over jobs whose lease has run out.
     pub takes_over: bool,
@@ -63,6 +65,7 @@ impl Capacity {
             gpu_memory_bytes: 0,
             labels: BTreeSet::new(),
             sources: BTreeSet::new(),
+            prefers_sources: true,
             avoids: BTreeSet::new(),
             takes_over: true,
         }

@@ -45,10 +45,48 @@ pub enum JobsError {
 }
 
 impl JobsError {
+    /// Whether the same call may succeed when the database is back. What the database refuses it refuses again.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Database(error) => is_outage(error),
+            Self::Replaced { .. } | Self::NotWritable { .. } => true,
+            Self::LeaseLost
+            | Self::IdempotencyMismatch
+            | Self::Url { .. }
+            | Self::Directory { .. }
+            | Self::NetworkFileSystem { .. }
+            | Self::Unusable { .. }
+            | Self::Migrate(_)
+            | Self::Backup(_)
+            | Self::Corrupt { .. } => false,
+        }
+    }
+
     /// A call that its caller gave up.
     pub fn no_answer(after: Duration) -> Self {
         let told = format!("no answer for {} s", after.as_secs());
         Self::Database(sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, told)))
+    }
+}
+
+fn is_outage(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => true,
+        sqlx::Error::Protocol(_) => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| is_outage_code(&code)),
+        _ => false,
+    }
+}
+
+/// Classes of Postgres: connections, transactions that were rolled back for others, resources, operators, the system, locks.
+/// Of SQLite, whose codes have the kind in the low byte: busy, locked, I/O, full, cannot open.
+fn is_outage_code(code: &str) -> bool {
+    const POSTGRES: [&str; 6] = ["08", "40", "53", "57", "58", "55"];
+    const SQLITE: [u32; 5] = [5, 6, 10, 13, 14];
+    match (code.len(), code.parse::<u32>()) {
+        (5, _) => POSTGRES.iter().any(|class| code.starts_with(class)),
+        (_, Ok(number)) => SQLITE.contains(&(number & 0xff)),
+        _ => false,
     }
 }
 
@@ -63,5 +101,22 @@ pub struct ParseError {
 impl ParseError {
     pub(crate) fn of(what: &'static str, text: &str) -> Self {
         Self { what, text: text.to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_passes_and_a_refusal_does_not() {
+        for code in ["08006", "40001", "53300", "55P03", "57P01", "5", "13", "517", "266"] {
+            assert!(is_outage_code(code), "{code}");
+        }
+        for code in ["22021", "23505", "42601", "1", "19", "2067", ""] {
+            assert!(!is_outage_code(code), "{code}");
+        }
+        assert!(JobsError::no_answer(Duration::ZERO).is_transient());
+        assert!(!JobsError::LeaseLost.is_transient() && !JobsError::Database(sqlx::Error::RowNotFound).is_transient());
     }
 }

@@ -67,6 +67,7 @@ pub(crate) struct Shared {
     is_pooled: bool,
     pub(crate) writer: AnyPool,
     pub(crate) reader: AnyPool,
+    was_waited_for: bool,
     /// Of SQLite.
     file: Option<connect::File>,
     clock: Clock,
@@ -94,14 +95,15 @@ impl Store {
     pub(crate) async fn open_with(url: &str, direct: Option<&str>, clock: Clock) -> Result<Self> {
         let is_pooled = direct.is_some();
         let direct = direct.unwrap_or(url);
-        let Pools { dialect, writer, reader, file } = connect::connect(url).await?;
+        let Pools { dialect, writer, reader, file, was_waited_for } = connect::connect(url).await?;
         if is_pooled {
             statement::keep_none();
             migrate::migrate_past_pooler(direct).await?;
         } else {
             migrate::migrate(dialect, &writer).await?;
         }
-        let shared = Arc::new(Shared { dialect, is_pooled, writer, reader, file, clock, wrote: Notify::new() });
+        let shared =
+            Arc::new(Shared { dialect, is_pooled, was_waited_for, writer, reader, file, clock, wrote: Notify::new() });
         if dialect == Dialect::Postgres {
             listen::start(direct.to_owned(), Arc::downgrade(&shared));
         }
@@ -110,6 +112,11 @@ impl Store {
 
     pub fn is_sqlite(&self) -> bool {
         self.shared.dialect == Dialect::Sqlite
+    }
+
+    /// Whether the database was away when this was opened.
+    pub fn was_waited_for(&self) -> bool {
+        self.shared.was_waited_for
     }
 
     /// Whether it was not closed.

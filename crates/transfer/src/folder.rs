@@ -52,7 +52,9 @@ pub(crate) fn prepare(
 
 /// Whether the work can be moved to where the target is: what holds for an empty directory beside it holds for it.
 fn is_renamed(artifact: &Artifact, partial: &Path) -> Result<bool, PublishError> {
-    let probe = artifact.dir.with_extension("probe");
+    // of this attempt alone, as the name of the copy is
+    let attempt = partial.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let probe = artifact.dir.with_file_name(format!("probe{attempt}"));
     // one that a crash has left is as good
     match std::fs::create_dir(&probe) {
         Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(PublishError::io(probe)(error)),

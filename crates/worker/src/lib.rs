@@ -87,6 +87,7 @@ pub async fn run(store: Store, config: WorkerConfig, shutdown: CancellationToken
         shutdown,
         at_hand: Mutex::default(),
         avoids: Mutex::default(),
+        begun: Mutex::default(),
     };
     let ended = worker.work().await;
     if let Err(error) = answered(worker.store.worker_stopped(&worker.id)).await {
@@ -112,14 +113,18 @@ async fn answered<T>(call: impl Future<Output = Result<T, JobsError>>) -> Result
 
 /// What a server does without any worker: ends jobs that wait too long or whose worker is gone for good, and forgets what is
 /// over for long.
-pub async fn keep_house(store: Store, retention: Retention, shutdown: CancellationToken) {
+pub async fn keep_house(store: Store, lease: Duration, retention: Retention, shutdown: CancellationToken) {
     let mut prune = Chore { every: PRUNE, last: None };
+    let mut trouble = Trouble::at_start(&store);
     while !shutdown.is_cancelled() {
-        if let Err(error) = answered(store.rescue()).await {
+        if trouble.is_over(lease)
+            && let Err(error) = answered(store.rescue()).await
+        {
+            trouble.note();
             tracing::warn!(%error, "cannot look for lost jobs");
         }
         if prune.is_due()
-            && let Err(error) = store.prune(retention).await
+            && let Err(error) = answered(store.prune(retention)).await
         {
             tracing::warn!(%error, "cannot forget what is over for long");
         }
@@ -139,27 +144,29 @@ struct Worker {
     at_hand: Mutex<VecDeque<String>>,
     /// Jobs that others may be better for, the latest.
     avoids: Mutex<VecDeque<JobId>>,
+    /// Leases whose run has begun, the latest.
+    begun: Mutex<VecDeque<(JobId, i64)>>,
 }
 
 /// Jobs that run, with what each was promised. A task gives whether this worker is one for its job.
 #[derive(Default)]
 struct Running {
     tasks: JoinSet<bool>,
-    promised: HashMap<tokio::task::Id, (JobId, Requirements)>,
+    promised: HashMap<tokio::task::Id, (JobId, i64, Requirements)>,
 }
 
 impl Running {
     /// Waits for one to end. Never, where none runs.
     async fn next_ended(&mut self) -> (Option<JobId>, bool) {
         match self.tasks.join_next_with_id().await {
-            Some(Ok((task, suits))) => (self.promised.remove(&task).map(|(job, _)| job), suits),
-            Some(Err(error)) => (self.promised.remove(&error.id()).map(|(job, _)| job), true),
+            Some(Ok((task, suits))) => (self.promised.remove(&task).map(|(job, ..)| job), suits),
+            Some(Err(error)) => (self.promised.remove(&error.id()).map(|(job, ..)| job), true),
             None => std::future::pending().await,
         }
     }
 
-    fn has(&self, job: &JobId) -> bool {
-        self.promised.values().any(|(running, _)| running == job)
+    fn has(&self, lease: &Lease) -> bool {
+        self.promised.values().any(|(job, token, _)| (job, *token) == (&lease.job.id, lease.token))
     }
 }
 
@@ -190,6 +197,11 @@ struct Trouble {
 }
 
 impl Trouble {
+    /// A database that had to be waited for was away for others, too.
+    fn at_start(store: &Store) -> Self {
+        Self { last: store.was_waited_for().then(Instant::now), ..Self::default() }
+    }
+
     fn note(&mut self) {
         self.last = Some(Instant::now());
         self.in_a_row += 1;
@@ -203,8 +215,8 @@ impl Trouble {
 
 /// Failures in a row after which a worker that runs once says so.
 const FAILURES_MAX: usize = 10;
-/// Sources that are told of as at hand, and jobs that are remembered as others'.
-const REMEMBERED: usize = 64;
+/// Sources that are told of as at hand, jobs that are remembered as others', leases that have begun. At least the slots.
+const REMEMBERED: usize = 512;
 
 fn remember<T: PartialEq>(list: &Mutex<VecDeque<T>>, what: T) {
     let mut list = list.lock().unwrap_or_else(PoisonError::into_inner);
@@ -222,10 +234,11 @@ fn remembered<T: Clone + Ord>(list: &Mutex<VecDeque<T>>) -> BTreeSet<T> {
 impl Worker {
     async fn work(&self) -> Result<(), JobsError> {
         let mut running = Running::default();
-        let mut trouble = Trouble::default();
+        let mut trouble = Trouble::at_start(&self.store);
         let mut drains = false;
         let (mut report, mut prune) = (Chore { every: REPORT, last: None }, Chore { every: PRUNE, last: None });
-        while !self.shutdown.is_cancelled() {
+        let mut failed = Ok(());
+        'work: while !self.shutdown.is_cancelled() {
             if report.is_due() {
                 drains |= self.report(running.tasks.len()).await;
             }
@@ -240,7 +253,10 @@ impl Worker {
                 match self.next(&mut trouble, &running).await {
                     Ok(Some(lease)) => self.start(&mut running, lease),
                     Ok(None) => break,
-                    Err(error) if self.config.once && trouble.in_a_row >= FAILURES_MAX => return Err(error),
+                    Err(error) if self.config.once && trouble.in_a_row >= FAILURES_MAX => {
+                        failed = Err(error);
+                        break 'work;
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "cannot claim a job");
                         is_idle = false;
@@ -249,7 +265,8 @@ impl Worker {
                 }
                 is_idle = false;
             }
-            if running.tasks.is_empty() && (drains || (self.config.once && is_idle)) {
+            let is_through = self.config.once && is_idle && trouble.is_over(self.config.lease);
+            if running.tasks.is_empty() && (drains || is_through) {
                 return Ok(());
             }
             tokio::select! {
@@ -261,7 +278,7 @@ impl Worker {
         while !running.tasks.is_empty() {
             running.next_ended().await;
         }
-        Ok(())
+        failed
     }
 
     fn note_end(&self, (job, suits): (Option<JobId>, bool)) {
@@ -276,9 +293,10 @@ impl Worker {
         for source in &requirements.sources {
             remember(&self.at_hand, source.clone());
         }
-        let job = lease.job.id.clone();
+        let (job, token) = (lease.job.id.clone(), lease.token);
         let run = async move { run_job::run_leased(&store, &config, lease, &shutdown).await };
-        running.promised.insert(running.tasks.spawn(run).id(), (job, requirements));
+        remember(&self.begun, (job.clone(), token));
+        running.promised.insert(running.tasks.spawn(run).id(), (job, token, requirements));
     }
 
     /// A lease to run; `None` when there is nothing that fits.
@@ -297,15 +315,23 @@ impl Worker {
     async fn claim(&self, trouble: &mut Trouble, running: &Running) -> Result<Option<Lease>, JobsError> {
         if trouble.lost_answer {
             let held = answered(self.store.held_by(&self.id, self.config.lease)).await?;
-            if let Some(lease) = held.into_iter().find(|lease| !running.has(&lease.job.id)) {
-                return Ok(Some(lease));
+            for lease in held.into_iter().filter(|lease| !running.has(lease)) {
+                let known = (lease.job.id.clone(), lease.token);
+                if !remembered(&self.begun).contains(&known) {
+                    return Ok(Some(lease));
+                }
+                // its run is over here, and could not say so
+                answered(self.store.release(&lease)).await?;
             }
-            trouble.lost_answer = false;
+            // one that was granted may come to light later than the call that asked for it was given up
+            trouble.lost_answer = !trouble.is_over(self.config.lease);
         }
         let capacity = Capacity {
             sources: remembered(&self.at_hand),
             avoids: remembered(&self.avoids),
             takes_over: trouble.is_over(self.config.lease),
+            // what is left to others may stay undone when this one ends
+            prefers_sources: !self.config.once,
             ..capacity(&self.config, running)
         };
         answered(self.store.claim_fitting(&self.id, self.config.lease, &capacity, self.config.limits)).await
@@ -328,7 +354,7 @@ impl Worker {
         let about = json!({
             "name": config.name, "version": engine::VERSION, "slots": config.slots, "running": running,
             "memory_bytes": config.memory, "threads": config.settings.thread_count(), "labels": config.labels,
-            "sources": remembered(&self.at_hand),
+            "sources": remembered(&self.at_hand), "disk_bytes": free_space(&config.work),
         });
         answered(self.store.report_worker(&self.id, &about)).await.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot tell that this worker lives");
@@ -337,7 +363,7 @@ impl Worker {
     }
 
     async fn prune(&self) {
-        match self.store.prune(self.config.retention).await {
+        match answered(self.store.prune(self.config.retention)).await {
             Ok(pruned) if pruned.jobs + pruned.events > 0 => {
                 tracing::info!(jobs = pruned.jobs, events = pruned.events, "what is over for long is forgotten");
             }
@@ -350,7 +376,7 @@ impl Worker {
 
 /// What is left beside the jobs that run.
 fn capacity(config: &WorkerConfig, running: &Running) -> Capacity {
-    let promised = || running.promised.values().map(|(_, needed)| needed);
+    let promised = || running.promised.values().map(|(.., needed)| needed);
     // a job that needs more than there is at all runs alone, rather than never
     let memory_bytes = match config.memory {
         Some(memory) if !running.promised.is_empty() => {
@@ -399,9 +425,8 @@ mod tests {
         let tasks =
             [running.tasks.spawn(async { false }).id(), running.tasks.spawn(async { panic!("on purpose") }).id()];
         for (task, job) in tasks.into_iter().zip(&jobs) {
-            running.promised.insert(task, (job.clone(), Requirements::default()));
+            running.promised.insert(task, (job.clone(), 1, Requirements::default()));
         }
-        assert!(running.has(&jobs[0]) && running.has(&jobs[1]));
         let mut ended = [running.next_ended().await, running.next_ended().await];
         ended.sort();
         let mut expected = [(Some(jobs[0].clone()), false), (Some(jobs[1].clone()), true)];

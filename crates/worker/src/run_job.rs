@@ -77,7 +77,7 @@ impl JobError {
 }
 
 /// Runs the job of a lease to its end, whatever that is, and tells the queue.
-/// Gives whether this worker is one for the job: it is not where the models that were there at submit are not there now.
+/// Gives whether this worker is one for the job: it is not where it lacks the room, or models that were there at submit.
 pub(crate) async fn run_leased(
     store: &Store,
     config: &WorkerConfig,
@@ -107,9 +107,8 @@ pub(crate) async fn run_leased(
             finish(teller, Outcome::Succeeded { publication, published: Some(published.clone()) }).await
         }
         // that the database was away is no failure of the job
-        (Err(_), Some(Stop::OutOfTouch)) | (Err(JobError::Jobs(JobsError::Database(_))), None) => {
-            give_back(teller).await
-        }
+        (Err(_), Some(Stop::OutOfTouch)) => give_back(teller).await,
+        (Err(JobError::Jobs(error)), None) if error.is_transient() => give_back(teller).await,
         (Err(_), Some(Stop::Cancelled)) => finish(teller, Outcome::Cancelled).await,
         (Err(_), Some(Stop::Shutdown)) => give_back(teller).await,
         (Err(_), Some(Stop::TimedOut)) => finish(teller, timed_out(&lease)).await,
@@ -120,7 +119,7 @@ pub(crate) async fn run_leased(
     if matches!(over, Ok(true)) {
         sweep::remove(run.work_root()).await;
     }
-    let suits = !matches!(result, Err(JobError::Refused(_)));
+    let suits = !result.as_ref().is_err_and(|error| matches!(error.code(), "recipe_refused" | "disk_full"));
     match (over, result) {
         (Err(error), _) => tracing::error!(job = job.as_str(), %error, "cannot tell the queue how the job ended"),
         (Ok(_), Ok((publication, _))) => tracing::info!(job = job.as_str(), uri = publication.uri, "job succeeded"),
@@ -338,10 +337,10 @@ impl Run<'_> {
     /// Brings the artifact to its target's side. Should this process die at it, whoever removes the job's work knows of the copy.
     async fn prepare(&self, artifact: Artifact, target: &Target) -> Result<Prepared, JobError> {
         let attempt = format!("{}-{}", self.lease.job.id.as_str(), self.lease.token);
-        let (target, root, pulse) = (target.clone(), self.work_root(), self.pulse.clone());
+        let (target, root, pulse, token) = (target.clone(), self.work_root(), self.pulse.clone(), self.lease.token);
         beside(move || {
             let partial = transfer::partial(&target, &attempt);
-            sweep::note_partial(&root, &attempt, &partial).map_err(PublishError::io(&root))?;
+            sweep::note_partial(&root, token, &partial).map_err(PublishError::io(&root))?;
             let goes_on = |_| {
                 pulse.moved();
                 !pulse.cancel.load(std::sync::atomic::Ordering::Relaxed)

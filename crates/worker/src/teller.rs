@@ -106,7 +106,7 @@ impl Teller<'_> {
             // a call that hangs is as good as one that failed: the connection may be to nobody
             let answer = tokio::time::timeout(CALL_MAX, call(again)).await;
             match answer.unwrap_or_else(|_| Err(JobsError::no_answer(CALL_MAX))) {
-                Err(JobsError::Database(error)) if self.store.is_open() && goes_on(&mut ending) => {
+                Err(error) if error.is_transient() && self.store.is_open() && goes_on(&mut ending) => {
                     tracing::warn!(job = self.lease.job.id.as_str(), %error, "the database did not answer; trying again");
                 }
                 result => return result,

@@ -63,6 +63,9 @@ const HELD: &str = "where lease_owner = $1 and status = 'running' order by id";
 /// After so long a worker takes a job for which it lacks the disk, and one that lacks the memory keeps that free for it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// So long a worker leaves a job that it could not begin, or has no room for, to others that can.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(600);
+
 /// So long a job is left to a worker that is free and has its sources at hand: a little longer than workers sleep.
 const SOURCES_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -72,6 +75,21 @@ struct Candidate {
     requirements: Requirements,
     /// How long it could have been begun, in milliseconds.
     waited: i64,
+}
+
+impl Candidate {
+    /// Whether no other worker can be better for it.
+    fn is_best(&self, capacity: &Capacity) -> bool {
+        self.has_sources(capacity) && self.has_room(capacity) && !capacity.avoids.contains(&self.id)
+    }
+
+    fn has_sources(&self, capacity: &Capacity) -> bool {
+        !capacity.prefers_sources || self.requirements.sources.is_subset(&capacity.sources)
+    }
+
+    fn has_room(&self, capacity: &Capacity) -> bool {
+        self.requirements.disk_bytes <= capacity.disk_bytes
+    }
 }
 
 struct Taken {
@@ -148,12 +166,15 @@ async fn take_first(
         return Ok(None);
     }
     let mut candidates = candidates(write, capacity, limits).await?;
-    if candidates.iter().any(|candidate| !candidate.requirements.sources.is_subset(&capacity.sources)) {
-        let at_hand = workers::at_hand_elsewhere(write, worker).await?;
-        prefer_sources(&mut candidates, &capacity.sources, &at_hand);
+    if candidates.iter().any(|candidate| !candidate.is_best(capacity)) {
+        let others = workers::others(write, worker).await?;
+        leave_to_others(&mut candidates, capacity, &others);
     }
     for candidate in candidates {
         if !capacity.fits(&candidate.requirements) {
+            if candidate.waited < millis(PATIENCE) {
+                continue;
+            }
             // what does not fit beside those that run is not to wait for ever: nothing behind it is taken
             return Ok(None);
         }
@@ -194,13 +215,8 @@ async fn candidates(write: &mut Write<'_>, capacity: &Capacity, limits: Limits) 
         })
     };
     let candidates: Result<Vec<Candidate>> = rows.iter().map(candidate).collect();
-    let patience = millis(PATIENCE);
     // jobs of an earlier schema have what they need in their requirements alone
-    let suits = |candidate: &Candidate| {
-        capacity.suits(&candidate.requirements)
-            && (candidate.waited >= patience || !capacity.avoids.contains(&candidate.id))
-    };
-    Ok(candidates?.into_iter().filter(suits).collect())
+    Ok(candidates?.into_iter().filter(|candidate| capacity.suits(&candidate.requirements)).collect())
 }
 
 /// The sets of labels that are asked for and that the worker's suffice for.
@@ -219,18 +235,22 @@ async fn labels_enough(write: &mut Write<'_>, capacity: &Capacity) -> Result<Vec
     Ok(sets.into_iter().filter(is_enough).collect())
 }
 
-/// Among equals those first whose sources are at hand here; those that are at hand elsewhere, where a worker is free for them,
-/// not at all yet. Neither for long.
-fn prefer_sources(candidates: &mut Vec<Candidate>, here: &BTreeSet<String>, elsewhere: &[BTreeSet<String>]) {
-    let patience = millis(SOURCES_PATIENCE);
-    let is_here = |candidate: &Candidate| candidate.requirements.sources.is_subset(here);
+/// Among equals those first whose sources are at hand here. Those that are at hand elsewhere, where a worker is free for them,
+/// are left to that one for a moment; those that this worker could not begin, or lacks the disk for, to any that can.
+fn leave_to_others(candidates: &mut Vec<Candidate>, capacity: &Capacity, others: &[workers::Other]) {
     candidates.retain(|candidate| {
-        let sources = &candidate.requirements.sources;
-        is_here(candidate) || candidate.waited >= patience || !elsewhere.iter().any(|has| sources.is_subset(has))
+        let needed = &candidate.requirements;
+        let is_patient = |patience: Duration| candidate.waited < millis(patience);
+        let is_elsewhere = others.iter().any(|other| other.has_at_hand(needed));
+        let is_fit = candidate.has_room(capacity) && !capacity.avoids.contains(&candidate.id);
+        let is_others = others.iter().any(|other| other.suits(needed));
+        (candidate.has_sources(capacity) || !is_elsewhere || !is_patient(SOURCES_PATIENCE))
+            && (is_fit || !is_others || !is_patient(OTHERS_PATIENCE))
     });
+    let patience = millis(SOURCES_PATIENCE);
     candidates.sort_by_key(|candidate| {
         let (priority, share) = candidate.rank;
-        (-priority, share, !(is_here(candidate) || candidate.waited >= patience))
+        (-priority, share, !(candidate.has_sources(capacity) || candidate.waited >= patience))
     });
 }
 
@@ -329,6 +349,10 @@ mod tests {
             let full = Capacity { disk_bytes: 99, ..Capacity::unlimited() };
             assert!(taken(fixture, &full).await.is_none());
             fixture.advance(PATIENCE * 2).await;
+            let other = WorkerId::generate("other");
+            fixture.store.report_worker(&other, &json!({"slots": 1, "disk_bytes": 100})).await.unwrap();
+            assert!(taken(fixture, &full).await.is_none(), "another has room");
+            fixture.store.report_worker(&other, &json!({"slots": 1, "disk_bytes": 99})).await.unwrap();
             assert_eq!(taken(fixture, &full).await.unwrap().id, id);
         })
         .await;
@@ -339,8 +363,13 @@ mod tests {
         on_each_database(async |fixture| {
             let id = fixture.enqueue(new_job()).await.id;
             let failed = Capacity { avoids: [id.clone()].into(), ..Capacity::unlimited() };
+            let other = WorkerId::generate("other");
+            fixture.store.report_worker(&other, &json!({"slots": 1})).await.unwrap();
             assert!(taken(fixture, &failed).await.is_none());
             fixture.advance(PATIENCE).await;
+            fixture.store.report_worker(&other, &json!({"slots": 1})).await.unwrap();
+            assert!(taken(fixture, &failed).await.is_none(), "the other may be busy for long");
+            fixture.store.worker_stopped(&other).await.unwrap();
             assert_eq!(taken(fixture, &failed).await.unwrap().id, id);
         })
         .await;

@@ -72,6 +72,8 @@ pub(super) struct Pools {
     pub(super) writer: AnyPool,
     pub(super) reader: AnyPool,
     pub(super) file: Option<File>,
+    /// The server was not there at first.
+    pub(super) was_waited_for: bool,
 }
 
 /// The file of a SQLite database, as it was when it was opened.
@@ -114,13 +116,13 @@ pub(super) async fn connect(url: &str) -> Result<Pools> {
 
 async fn connect_postgres(url: &str) -> Result<Pools> {
     let options: AnyConnectOptions = url.parse()?;
-    wait_for_server(&options).await?;
+    let was_waited_for = wait_for_server(&options).await?;
     let pool = AnyPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS_MAX)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .connect_with(options)
         .await?;
-    Ok(Pools { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, file: None })
+    Ok(Pools { dialect: Dialect::Postgres, writer: pool.clone(), reader: pool, file: None, was_waited_for })
 }
 
 async fn connect_sqlite(file: &Path) -> Result<Pools> {
@@ -139,17 +141,18 @@ async fn connect_sqlite(file: &Path) -> Result<Pools> {
             })
         })
         .connect_lazy_with(options);
-    Ok(Pools { dialect: Dialect::Sqlite, writer, reader, file: Some(File::opened(file)?) })
+    Ok(Pools { dialect: Dialect::Sqlite, writer, reader, file: Some(File::opened(file)?), was_waited_for: false })
 }
 
-/// A server that is not there yet may be starting; anything else that it says is final.
-async fn wait_for_server(options: &AnyConnectOptions) -> sqlx::Result<()> {
-    let until = Instant::now() + ACQUIRE_TIMEOUT;
+/// A server that is not there yet may be starting; anything else that it says is final. Gives whether it was waited for.
+async fn wait_for_server(options: &AnyConnectOptions) -> sqlx::Result<bool> {
+    let (until, mut was_waited_for) = (Instant::now() + ACQUIRE_TIMEOUT, false);
     loop {
         match first_connection(options, None).await {
             Err(error) if is_starting(&error) && Instant::now() < until => tokio::time::sleep(AGAIN).await,
-            result => return result,
+            result => return result.map(|()| was_waited_for),
         }
+        was_waited_for = true;
     }
 }
 

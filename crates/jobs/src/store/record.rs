@@ -56,8 +56,10 @@ async fn is_told(write: &mut Write<'_>, lease: &Lease, event: &NewEvent) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use crate::{
-        EventKind, Phase,
+        EventKind, NewEvent, Phase,
         testing::{a_warning, new_job, on_each_database},
     };
 
@@ -75,6 +77,20 @@ mod tests {
             fixture.store.record_unless_told(&lease, None, a_warning()).await.unwrap();
             let kinds = fixture.kinds(&id).await;
             assert_eq!(kinds[3..], [EventKind::Released, EventKind::Started, EventKind::Warning]);
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_message_may_hold_whatever_a_recipe_may() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(new_job()).await.id;
+            let lease = fixture.claim().await;
+            let data = json!({"pointer": "/a\0b"});
+            let event = NewEvent { message: "unknown key `a\0b`".to_owned(), data: data.clone(), ..a_warning() };
+            fixture.store.record(&lease, None, event).await.unwrap();
+            let told = fixture.store.events(&id, 2, 1).await.unwrap().remove(0);
+            assert_eq!((told.message.as_str(), told.data), ("unknown key `a\u{fffd}b`", data));
         })
         .await;
     }

@@ -73,6 +73,8 @@ impl Store {
     /// To ask without writing.
     pub(crate) async fn reading(&self) -> Result<Reading> {
         fault::before("store.read").map_err(sqlx::Error::Io)?;
+        // what is read of a file that is gone is no more true than what is written to it
+        self.assert_file()?;
         let reader = &self.shared.reader;
         Ok(if self.shared.is_pooled {
             Reading::Lent(reader.begin().await?)

@@ -7,7 +7,7 @@ use sqlx::{Row, any::AnyRow};
 
 use super::statement::query;
 use super::{Store, millis, row, write::Write};
-use crate::{Result, WorkerId};
+use crate::{Requirements, Result, WorkerId};
 
 const REPORT: &str = "\
     insert into workers (id, about, started_at, seen_at) values ($1, $2, $3, $3) \
@@ -48,20 +48,40 @@ pub struct WorkerRow {
     pub jobs: Vec<String>,
 }
 
-/// What each other worker that has a slot free has at hand.
-pub(super) async fn at_hand_elsewhere(write: &mut Write<'_>, but: &WorkerId) -> Result<Vec<BTreeSet<String>>> {
+/// Another worker that lives, as it last told.
+pub(super) struct Other {
+    has_slot: bool,
+    sources: BTreeSet<String>,
+    labels: BTreeSet<String>,
+    disk_bytes: u64,
+}
+
+impl Other {
+    /// Whether it could begin the job now, with its sources at hand.
+    pub(super) fn has_at_hand(&self, needed: &Requirements) -> bool {
+        self.has_slot && self.suits(needed) && needed.sources.is_subset(&self.sources)
+    }
+
+    /// Whether it is a worker for the job, now or when it has done what it does.
+    pub(super) fn suits(&self, needed: &Requirements) -> bool {
+        needed.labels.is_subset(&self.labels) && needed.disk_bytes <= self.disk_bytes
+    }
+}
+
+pub(super) async fn others(write: &mut Write<'_>, but: &WorkerId) -> Result<Vec<Other>> {
     let since = write.now.saturating_sub(millis(HEARD_WITHIN));
     let rows = query(FREE).bind(but.as_str()).bind(since).fetch_all(write.connection()).await?;
-    let mut at_hand = Vec::new();
-    for worker in &rows {
+    let other = |worker: &AnyRow| {
         let about: Value = row::json(worker, "about")?;
-        let is_free = about["slots"].as_i64().unwrap_or(1) > worker.try_get::<i64, _>("running")?;
-        let sources: BTreeSet<String> = serde_json::from_value(about["sources"].clone()).unwrap_or_default();
-        if is_free && !sources.is_empty() {
-            at_hand.push(sources);
-        }
-    }
-    Ok(at_hand)
+        let set = |key: &str| serde_json::from_value(about[key].clone()).unwrap_or_default();
+        Ok(Other {
+            has_slot: about["slots"].as_i64().unwrap_or(1) > worker.try_get::<i64, _>("running")?,
+            sources: set("sources"),
+            labels: set("labels"),
+            disk_bytes: about["disk_bytes"].as_u64().unwrap_or(u64::MAX),
+        })
+    };
+    rows.iter().map(other).collect()
 }
 
 impl Store {

@@ -33,9 +33,7 @@ pub(super) struct Write<'a> {
 impl Store {
     /// `step` is the fail point of what is done.
     pub(super) async fn write(&self, step: &'static str) -> Result<Write<'_>> {
-        if let Some(file) = &self.shared.file {
-            file.assert_there()?;
-        }
+        self.assert_file()?;
         let mut transaction = match self.begin().await {
             Ok(transaction) => transaction,
             Err(_) if self.is_sqlite() => {
@@ -63,6 +61,11 @@ impl Store {
         })
     }
 
+    /// That the SQLite file is still the one that was opened.
+    pub(super) fn assert_file(&self) -> Result<()> {
+        self.shared.file.as_ref().map_or(Ok(()), |file| file.assert_there())
+    }
+
     async fn begin(&self) -> sqlx::Result<Transaction<'static, Any>> {
         self.shared.writer.begin_with(self.shared.dialect.begin()).await
     }
@@ -87,6 +90,8 @@ impl Write<'_> {
     pub(super) async fn one_claim_at_a_time(&mut self) -> Result<()> {
         if self.dialect() == Dialect::Postgres {
             query(CLAIM_LOCK).execute(self.connection()).await?;
+            // a lease that began before the wait would end before its time
+            self.now = self.store.now_on(&mut self.transaction).await?;
         }
         Ok(())
     }
@@ -99,7 +104,8 @@ impl Write<'_> {
             .bind(seq)
             .bind(event.kind.as_str())
             .bind(event.level.as_str())
-            .bind(event.message)
+            // Postgres has no text with a NUL in it, and a recipe may have a key with one
+            .bind(event.message.replace('\0', "\u{fffd}"))
             .bind(event.data.to_string())
             .bind(self.now)
             .execute(&mut *self.transaction)

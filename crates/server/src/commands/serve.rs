@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Api, ApiConfig};
 use jobs::Store;
@@ -49,7 +50,7 @@ impl Server {
         let shutdown = CancellationToken::new();
         let api = Api::new(store.clone(), Arc::new(api_config(&config)), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
-        let house = worker::keep_house(store.clone(), config.retention, shutdown.clone());
+        let house = worker::keep_house(store.clone(), config.lease, config.retention, shutdown.clone());
         let house = tokio::spawn(house);
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
@@ -78,7 +79,7 @@ impl Server {
             self.house.await.map_err(Failure::failed)?;
         }
         let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
-        self.store.close().await;
+        close(&self.store).await;
         served.map_err(Failure::failed)
     }
 }
@@ -101,6 +102,13 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     }
     address
 }
+
+/// A connection to nobody is not waited for.
+pub async fn close(store: &Store) {
+    let _ = tokio::time::timeout(CLOSE_WITHIN, store.close()).await;
+}
+
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 pub async fn open_store(config: &Config) -> Result<Store, Failure> {
     let opened = match &config.database_direct {

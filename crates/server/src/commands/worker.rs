@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 use worker::WorkerConfig;
 
-use super::serve::{open_store, worker_config};
+use super::serve::{close, open_store, worker_config};
 use crate::cli::WorkerArgs;
 use crate::report::Failure;
 
@@ -20,14 +20,14 @@ pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
         // drained, or out of work
         ended = &mut worker => {
             let ended = ended.map_err(Failure::failed)?;
-            store.close().await;
+            close(&store).await;
             return ended.map_err(Failure::failed);
         }
     }
     tracing::info!("stopping");
     shutdown.cancel();
     let ended = worker.await.map_err(Failure::failed)?;
-    store.close().await;
+    close(&store).await;
     ended.map_err(Failure::failed)
 }
 
