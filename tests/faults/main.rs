@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
+mod keys;
 #[path = "../support/reader.rs"]
 mod reader;
 mod requests;
@@ -42,7 +43,7 @@ impl Side {
 /// No step is left out: those of requests fail in a server, the others in a worker.
 #[test]
 fn every_step_is_made_to_fail() {
-    let tested: Vec<&str> = requests::STEPS.iter().chain(workers::STEPS).copied().collect();
+    let tested: Vec<&str> = requests::STEPS.iter().chain(workers::STEPS).chain(keys::STEPS).copied().collect();
     let forgotten: Vec<&&str> = fault::STEPS.iter().filter(|step| !tested.contains(step)).collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }

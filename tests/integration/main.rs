@@ -9,6 +9,7 @@ mod convert;
 mod crash;
 mod groups;
 mod jobs;
+mod keys;
 mod stages;
 mod support;
 

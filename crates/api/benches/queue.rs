@@ -134,6 +134,7 @@ fn empty_job() -> NewJob {
         priority: 0,
         max_attempts: 3,
         admission: Admission::default(),
+        retry_of: None,
         member: None,
         idempotency: None,
     }

@@ -4,9 +4,10 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use jobs::GroupId;
 
 use crate::Api;
+use crate::caller::Caller;
+use crate::get_group::find;
 use crate::group_object::GroupObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
 
@@ -24,10 +25,14 @@ use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
         AnyProblem,
     )
 )]
-pub(crate) async fn cancel_group(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<GroupObject>> {
-    let unknown = || Problem::no_group(&id);
-    let parsed = GroupId::parse(&id).map_err(|_| unknown())?;
-    Ok(Json(GroupObject::of(api.store.cancel_group(&parsed).await?).ok_or_else(unknown)?))
+pub(crate) async fn cancel_group(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<GroupObject>> {
+    let (group, _) = find(&api.store, &caller, &id).await?;
+    let jobs = api.store.cancel_group(&group).await?;
+    Ok(Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?))
 }
 
 #[cfg(test)]

@@ -5,9 +5,11 @@ use axum::{
     extract::{Path, State},
     http::StatusCode,
 };
-use jobs::{CancelOutcome, JobId};
+use jobs::CancelOutcome;
 
 use crate::Api;
+use crate::caller::Caller;
+use crate::get_job::find;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 
@@ -27,11 +29,12 @@ use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 )]
 pub(crate) async fn cancel_job(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<(StatusCode, Json<JobObject>)> {
+    let found = find(&api.store, &caller, &id).await?;
     let unknown = || Problem::no_job(&id);
-    let parsed = JobId::parse(&id).map_err(|_| unknown())?;
-    let (status, job) = match api.store.request_cancel(&parsed).await?.ok_or_else(unknown)? {
+    let (status, job) = match api.store.request_cancel(&found.id).await?.ok_or_else(unknown)? {
         CancelOutcome::Cancelled(job) => (StatusCode::OK, job),
         CancelOutcome::Cancelling(job) => (StatusCode::ACCEPTED, job),
         CancelOutcome::AlreadyFinished(job) => {

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::group_object::GroupObject;
 use crate::job_object::JobObject;
 use crate::limits::IDEMPOTENCY_KEY_CHARS_MAX;
@@ -24,6 +25,7 @@ use crate::merge_request::{MergeRequest, MergeRequestBody};
 use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
+use crate::wait::Wait;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -90,6 +92,7 @@ impl Created {
         ("worker_label" = Option<Vec<String>>, Query, description = "With a YAML body: only workers that carry it take the job; repeatable"),
         ("label" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("metadata" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the job is over, or after N seconds, at most 60"),
         ("Idempotency-Key" = Option<String>, Header, description = "1 to 255 characters. The same request with the same key makes one job"),
     ),
     request_body(
@@ -113,6 +116,7 @@ impl Created {
         (status = 201, description = "The job is queued, or the same request had made it before; of a recipe with variants, all its jobs", body = Created, headers(
             ("Location" = String, description = "The path of the job, or of the group"),
             ("Idempotent-Replayed" = Option<String>, description = "`true` when an earlier request made the job or group"),
+            ("Preference-Applied" = Option<String>, description = "That it was waited"),
         )),
         (status = 400, description = "The body, the query or a header cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
@@ -123,26 +127,52 @@ impl Created {
 )]
 pub(crate) async fn create_job(
     State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     query: Pairs,
     body: Bytes,
 ) -> Result<Response> {
-    let key = idempotency_key(&headers)?;
     let request = MergeRequest::read(&headers, &query, &[], &body)?;
-    if let Some(replayed) = replayed(&api, key.as_deref(), &request).await? {
+    submit(&api, &caller, &headers, Submission { request, retry_of: None }).await
+}
+
+/// What is asked for, and which job that does again.
+pub(crate) struct Submission {
+    pub(crate) request: MergeRequest,
+    pub(crate) retry_of: Option<JobId>,
+}
+
+/// Checks, plans and queues.
+pub(crate) async fn submit(
+    api: &Api,
+    caller: &Caller,
+    headers: &HeaderMap,
+    submission: Submission,
+) -> Result<Response> {
+    let Submission { request, retry_of } = submission;
+    let key = idempotency_key(headers)?.map(|key| caller.scoped(key));
+    if let Some(replayed) = replayed(api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
-    let planned = planning::plan(&api, request, |_, plan| Facts::of(&plan)).await?;
+    let wait = Wait::preferred(headers);
+    let planned = planning::plan(api, caller, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();
-    let mut jobs = new_jobs(planned, key);
+    let mut jobs = new_jobs(caller, planned, key);
+    jobs.iter_mut().for_each(|job| job.retry_of = retry_of.clone());
     if let [job] = jobs.as_slice()
         && job.member.is_none()
     {
-        let (job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
-        return Ok(answer(Created::job(job, warnings), is_replayed));
+        let (mut job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
+        if let Some(wait) = wait {
+            job = wait.for_job(api, &job.id).await?.unwrap_or(job);
+        }
+        return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
-    let (jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
-    Ok(answer(Created::group(jobs, warnings), is_replayed))
+    let (mut jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
+    if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
+        jobs = wait.for_group(api, &member.group).await?;
+    }
+    Ok(waited(wait, answer(Created::group(jobs, warnings), is_replayed)))
 }
 
 /// Looked for before the recipe is planned: its output exists by now, and a model may be gone.
@@ -188,14 +218,14 @@ impl Facts {
 }
 
 /// A job for each merge. The key stands on the first, and so for all.
-fn new_jobs(planned: Planned<Facts>, key: Option<String>) -> Vec<NewJob> {
+fn new_jobs(caller: &Caller, planned: Planned<Facts>, key: Option<String>) -> Vec<NewJob> {
     let Planned { request, merges, .. } = planned;
     let group = GroupId::generate();
     let mut idempotency = key.map(|key| Idempotency { key, request_digest: request.digest.clone() });
     let job = |(position, merge): (usize, PlannedMerge<Facts>)| NewJob {
         id: JobId::generate(),
         recipe_format: request.recipe.format(),
-        admission: admission(&request, &merge.of_plan),
+        admission: admission(caller, &request, &merge.of_plan),
         method: merge.of_plan.method,
         lenient: request.lenient,
         output: output(planning::output_of(&request, &merge.variant)),
@@ -203,6 +233,7 @@ fn new_jobs(planned: Planned<Facts>, key: Option<String>) -> Vec<NewJob> {
         metadata: request.metadata.clone(),
         priority: request.priority,
         max_attempts: request.max_attempts,
+        retry_of: None,
         member: member(&group, position, &merge.variant),
         recipe: merge.recipe,
         idempotency: idempotency.take(),
@@ -210,10 +241,11 @@ fn new_jobs(planned: Planned<Facts>, key: Option<String>) -> Vec<NewJob> {
     merges.into_iter().enumerate().map(job).collect()
 }
 
-fn admission(request: &MergeRequest, facts: &Facts) -> Admission {
+fn admission(caller: &Caller, request: &MergeRequest, facts: &Facts) -> Admission {
     let ms = |seconds: i64| seconds.saturating_mul(1000);
     Admission {
-        owner: String::new(),
+        tenant: caller.tenant.clone(),
+        owner: caller.key.clone(),
         run_at: request.run_at,
         queue_ttl_ms: request.queue_ttl_seconds.map(ms),
         timeout_ms: request.timeout_seconds.map(ms),
@@ -244,6 +276,13 @@ fn taken<T>(enqueued: Enqueued<T>) -> (T, bool) {
     match enqueued {
         Enqueued::Created(it) => (it, false),
         Enqueued::Replayed(it) => (it, true),
+    }
+}
+
+fn waited(wait: Option<Wait>, response: Response) -> Response {
+    match wait {
+        Some(wait) => wait.applied(response),
+        None => response,
     }
 }
 

@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::merge_request::{MergeRequest, MergeRequestBody};
 use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
@@ -183,6 +184,7 @@ pub(crate) struct TensorBody {
 )]
 pub(crate) async fn create_plan(
     State(api): State<Api>,
+    caller: Caller,
     headers: HeaderMap,
     query: Pairs,
     body: Bytes,
@@ -190,7 +192,7 @@ pub(crate) async fn create_plan(
     let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
     let with_tensors = query.flag("tensors")?.unwrap_or(false);
     let summary = move |variant: &Variant, plan: StagedPlan| plan.summary(with_tensors && variant.name().is_none());
-    let Planned { merges, warnings, .. } = planning::plan(&api, request, summary).await?;
+    let Planned { merges, warnings, .. } = planning::plan(&api, &caller, request, summary).await?;
     let (data, alone): (Vec<_>, Vec<_>) = merges.into_iter().map(VariantPlan::of).partition(|it| it.variant.is_some());
     match alone.into_iter().next() {
         Some(only) => Ok(Json(PlanAnswer::One(Box::new(only.plan)))),

@@ -4,9 +4,10 @@ use axum::{
     Json,
     extract::{Path, State},
 };
-use jobs::GroupId;
+use jobs::{GroupId, Job, Store};
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::group_object::GroupObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
 
@@ -24,10 +25,24 @@ use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
         AnyProblem,
     )
 )]
-pub(crate) async fn get_group(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<GroupObject>> {
-    let unknown = || Problem::no_group(&id);
-    let parsed = GroupId::parse(&id).map_err(|_| unknown())?;
-    Ok(Json(GroupObject::of(api.store.group(&parsed).await?).ok_or_else(unknown)?))
+pub(crate) async fn get_group(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<GroupObject>> {
+    let (_, jobs) = find(&api.store, &caller, &id).await?;
+    Ok(Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?))
+}
+
+/// Its jobs. What is no id names no group either, and another tenant's group is none.
+pub(crate) async fn find(store: &Store, caller: &Caller, id: &str) -> Result<(GroupId, Vec<Job>)> {
+    let unknown = || Problem::no_group(id);
+    let group = GroupId::parse(id).map_err(|_| unknown())?;
+    let jobs = store.group(&group).await?;
+    match jobs.first() {
+        Some(job) if job.tenant == caller.tenant => Ok((group, jobs)),
+        _ => Err(unknown()),
+    }
 }
 
 #[cfg(test)]

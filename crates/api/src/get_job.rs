@@ -1,38 +1,63 @@
 //! `GET /v1/jobs/{id}`.
 
 use axum::{
-    Json,
     extract::{Path, State},
+    http::HeaderMap,
+    response::Response,
 };
 use jobs::{Job, JobId, Store};
 
 use crate::Api;
+use crate::caller::Caller;
+use crate::etag::tagged;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+use crate::wait::Wait;
 
 /// Read a job
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}",
     tag = "jobs",
-    params(("id" = String, Path, description = "The id of the job")),
+    params(
+        ("id" = String, Path, description = "The id of the job"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the job is over, or after N seconds, at most 60"),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
+    ),
     responses(
-        (status = 200, description = "The job as it stands", body = JobObject),
+        (status = 200, description = "The job as it stands", body = JobObject, headers(
+            ("ETag" = String, description = "Changes when the answer does"),
+            ("Preference-Applied" = Option<String>, description = "That it was waited"),
+        )),
+        (status = 304, description = "The job stands as in the answer that the client has"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]
-pub(crate) async fn get_job(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<JobObject>> {
-    let job = find(&api.store, &id).await?;
+pub(crate) async fn get_job(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response> {
+    let mut job = find(&api.store, &caller, &id).await?;
+    let wait = Wait::preferred(&headers);
+    if let Some(wait) = wait {
+        job = wait.for_job(&api, &job.id).await?.ok_or_else(|| Problem::no_job(&id))?;
+    }
     let attempts = api.store.attempts(&job.id).await?;
-    Ok(Json(JobObject::from(job).with_attempts(attempts)))
+    let response = tagged(&headers, &JobObject::from(job).with_attempts(attempts));
+    Ok(match wait {
+        Some(wait) => wait.applied(response),
+        None => response,
+    })
 }
 
-/// What is no id names no job either.
-pub(crate) async fn find(store: &Store, id: &str) -> Result<Job> {
+/// What is no id names no job either, and another tenant's job is none.
+pub(crate) async fn find(store: &Store, caller: &Caller, id: &str) -> Result<Job> {
     let unknown = || Problem::no_job(id);
     let parsed = JobId::parse(id).map_err(|_| unknown())?;
-    store.job(&parsed).await?.ok_or_else(unknown)
+    store.job(&parsed).await?.filter(|job| job.tenant == caller.tenant).ok_or_else(unknown)
 }
 
 #[cfg(test)]

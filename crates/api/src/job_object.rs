@@ -45,6 +45,8 @@ pub(crate) struct JobObject {
     #[schema(format = DateTime)]
     start_by: Option<String>,
     requirements: RequirementsObject,
+    /// The job that this one does again.
+    retry_of: Option<String>,
     /// The jobs of the same request, where it had variants.
     #[schema(example = "group_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
     group_id: Option<String>,
@@ -190,6 +192,7 @@ pub(crate) struct Links {
     #[serde(rename = "self")]
     itself: String,
     events: String,
+    artifacts: String,
     cancel: String,
 }
 
@@ -216,6 +219,7 @@ impl From<Job> for JobObject {
             run_at: rfc3339(job.run_at),
             start_by: job.start_by.map(rfc3339),
             requirements: RequirementsObject::from(job.requirements),
+            retry_of: job.retry_of.map(String::from),
             group_id: job.member.as_ref().map(|member| member.group.to_string()),
             variant: job.member.map(|member| member.variant),
             progress: job.progress.as_ref().map(ProgressObject::from),
@@ -260,7 +264,12 @@ impl Status {
 impl Links {
     pub(crate) fn of(job: &Job) -> Self {
         let itself = format!("/v1/jobs/{}", job.id);
-        Self { events: format!("{itself}/events"), cancel: format!("{itself}/cancel"), itself }
+        Self {
+            events: format!("{itself}/events"),
+            artifacts: format!("{itself}/artifacts"),
+            cancel: format!("{itself}/cancel"),
+            itself,
+        }
     }
 }
 

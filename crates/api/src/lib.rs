@@ -4,10 +4,14 @@
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
 mod api;
+mod artifacts;
+mod caller;
 mod cancel_group;
 mod cancel_job;
 mod create_job;
 mod create_plan;
+mod delete_job;
+mod etag;
 mod event_object;
 mod event_stream;
 mod get_group;
@@ -27,12 +31,14 @@ mod query;
 mod queue;
 mod read_events;
 mod request_id;
+mod retry_job;
 mod router;
 mod same_origin;
 #[cfg(test)]
 mod testing;
 mod timestamp;
 mod version;
+mod wait;
 mod workers;
 
 pub use api::{Api, ApiConfig};
@@ -45,6 +51,8 @@ pub mod limits {
 
     /// Bytes of a request body.
     pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+    /// Seconds that an answer is held by `Prefer: wait`.
+    pub const WAIT_SECONDS_MAX: u64 = 60;
     /// Items of one page.
     pub const PAGE_MAX: u32 = 100;
     /// Items of one page where the query does not say.

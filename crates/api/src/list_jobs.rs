@@ -6,9 +6,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
+use crate::timestamp::milliseconds;
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct JobList {
@@ -28,6 +30,10 @@ pub(crate) struct JobList {
     params(
         ("status" = Option<Vec<String>>, Query, description = "Only jobs in one of these: queued, running, succeeded, failed, cancelled; repeatable, or joined by commas"),
         ("group" = Option<String>, Query, description = "Only the jobs of this group"),
+        ("method" = Option<String>, Query, description = "Only jobs of this merge method"),
+        ("label" = Option<Vec<String>>, Query, description = "Only jobs with this label, as `key=value`; repeatable"),
+        ("created_after" = Option<String>, Query, description = "Only jobs made then or later, as 2026-01-31T08:00:00Z"),
+        ("created_before" = Option<String>, Query, description = "Only jobs made before then"),
         ("limit" = Option<u32>, Query, description = "1 to 100, else 20"),
         ("after" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
@@ -37,11 +43,16 @@ pub(crate) struct JobList {
         AnyProblem,
     )
 )]
-pub(crate) async fn list_jobs(State(api): State<Api>, query: Pairs) -> Result<Json<JobList>> {
-    query.only(&["status", "group", "limit", "after"])?;
+pub(crate) async fn list_jobs(State(api): State<Api>, caller: Caller, query: Pairs) -> Result<Json<JobList>> {
+    query.only(&["status", "group", "method", "label", "created_after", "created_before", "limit", "after"])?;
     let filter = JobFilter {
+        tenant: caller.tenant,
         status: statuses(&query)?,
         group: query.parsed::<GroupId>("group")?,
+        method: query.parsed("method")?,
+        labels: query.all("label").map(label).collect::<Result<_>>()?,
+        created_after: time(&query, "created_after")?,
+        created_before: time(&query, "created_before")?,
         after: query.parsed::<Cursor>("after")?,
         limit: query.limit()?,
     };
@@ -52,6 +63,19 @@ pub(crate) async fn list_jobs(State(api): State<Api>, query: Pairs) -> Result<Js
         has_more: next.is_some(),
         next_cursor: next.map(|cursor| cursor.encode()),
     }))
+}
+
+fn label(text: &str) -> Result<(String, String)> {
+    let pair = text.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    pair.ok_or_else(|| {
+        Problem::new(Code::InvalidQuery, format!("query parameter `label` is {text:?}; write `label=key=value`"))
+    })
+}
+
+fn time(query: &Pairs, key: &str) -> Result<Option<i64>> {
+    let Some(text) = query.parsed::<String>(key)? else { return Ok(None) };
+    let detail = || format!("query parameter `{key}` is {text:?}; it is a time as 2026-01-31T08:00:00Z");
+    milliseconds(&text).map(Some).ok_or_else(|| Problem::new(Code::InvalidQuery, detail()))
 }
 
 fn statuses(query: &Pairs) -> Result<Vec<Status>> {
@@ -101,6 +125,31 @@ mod tests {
         }
         assert_eq!(joined, submitted);
         assert_eq!(ids(&fixture.get("/v1/jobs").await), submitted);
+    }
+
+    #[tokio::test]
+    async fn a_list_is_narrowed_by_label_method_and_time() {
+        let fixture = Fixture::new().await;
+        fixture.submit().await;
+        let labelled = fixture.post("/v1/jobs?label=team=a&label=run=7%3D8", crate::testing::RECIPE).await.json();
+        let id = labelled["id"].as_str().unwrap().to_owned();
+        let made = labelled["created_at"].as_str().unwrap();
+        for (query, count) in [
+            ("label=team=a", 1),
+            ("label=team=a&label=run=7%3D8", 1),
+            ("label=team=b", 0),
+            ("method=linear", 2),
+            ("method=ties", 0),
+            ("created_before=2020-01-01T00:00:00Z", 0),
+            (&format!("created_after={made}&label=team=a"), 1),
+        ] {
+            let found = ids(&fixture.get(&format!("/v1/jobs?{query}")).await);
+            assert_eq!(found.len(), count, "{query}");
+            assert!(!query.contains("team=a") || found == [id.clone()], "{query}");
+        }
+        for query in ["label=team", "created_after=yesterday", "method=a&method=b"] {
+            assert_eq!(fixture.get(&format!("/v1/jobs?{query}")).await.status, 400, "{query}");
+        }
     }
 
     #[tokio::test]

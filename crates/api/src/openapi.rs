@@ -2,7 +2,8 @@
 
 use axum::{http::header, response::IntoResponse};
 use recipe::to_yaml;
-use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 
 use crate::problem::AnyProblem;
 use crate::router::routes;
@@ -11,10 +12,12 @@ use crate::router::routes;
 #[openapi(
     info(
         title = "Amalgam",
-        description = "Merges language models: post a recipe, follow the job, find the merged model.\n\nEvery error is an `application/problem+json` document, and every answer has an `X-Request-Id`.",
+        description = "Merges language models: post a recipe, follow the job, find the merged model.\n\nEvery error is an `application/problem+json` document, and every answer has an `X-Request-Id`.\n\nOnce there is an API key, every request under `/v1` comes with one; it sees and makes the jobs of its tenant alone. Scopes: `jobs:read`, `jobs:write`, `admin` (workers and the queue).",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     servers((url = "/")),
+    modifiers(&Keys),
+    security((), ("key" = [])),
     tags(
         (name = "jobs", description = "Merges, from recipe to publication"),
         (name = "groups", description = "The jobs of one request, one for each variant"),
@@ -24,6 +27,16 @@ use crate::router::routes;
     )
 )]
 pub(crate) struct Document;
+
+struct Keys;
+
+impl Modify for Keys {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("amk_<id>_<secret>");
+        let bearer = bearer.description(Some("An API key, made by `amalgam keys create`.")).build();
+        document.components.get_or_insert_default().add_security_scheme("key", SecurityScheme::Http(bearer));
+    }
+}
 
 /// The OpenAPI 3.1 document of the service. The same for every call.
 pub fn openapi_yaml() -> String {

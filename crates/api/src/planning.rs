@@ -1,8 +1,10 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
+use checkpoint::OutputRoots;
 use engine::StagedPlan;
 use recipe::{Refusal, Variant, with_each};
 
+use crate::caller::Caller;
 use crate::merge_request::MergeRequest;
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::{Api, ApiConfig};
@@ -25,17 +27,18 @@ pub(crate) struct PlannedMerge<T> {
 
 /// Plans each merge without reading tensor data, or says everything that stands in their way. `take` keeps of each plan
 /// what is needed.
-pub(crate) async fn plan<T, F>(api: &Api, request: MergeRequest, take: F) -> Result<Planned<T>>
+pub(crate) async fn plan<T, F>(api: &Api, caller: &Caller, request: MergeRequest, take: F) -> Result<Planned<T>>
 where
     T: Send + 'static,
     F: Fn(&Variant, StagedPlan) -> T + Send + 'static,
 {
     let permit = api.planning.clone().acquire_owned().await.map_err(|_| Problem::internal())?;
     let config = api.config.clone();
+    let outputs = config.outputs.of_tenant(&caller.tenant);
     // reading headers blocks, and outlives a client that hangs up: the permit goes along
     let work = move || {
         let _permit = permit;
-        plan_all(&config, request, take)
+        plan_all(&config, &outputs, request, take)
     };
     tokio::task::spawn_blocking(work).await.map_err(Problem::of_task)?
 }
@@ -48,11 +51,12 @@ pub(crate) fn output_of(request: &MergeRequest, variant: &Variant) -> Option<Str
 
 fn plan_all<T>(
     config: &ApiConfig,
+    outputs: &OutputRoots,
     request: MergeRequest,
     take: impl Fn(&Variant, StagedPlan) -> T,
 ) -> Result<Planned<T>> {
     let variants = request.recipe.variants()?;
-    check_outputs(config, &request, &variants)?;
+    check_outputs(outputs, &request, &variants)?;
     let (planned, warnings) = with_each(&variants, |variant| {
         let (recipe, mut plan) = plan_one(config, &request, variant)?;
         plan.warnings = variant.all_placed(plan.warnings);
@@ -70,9 +74,9 @@ fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Re
     Ok((variant.text()?, plan))
 }
 
-fn check_outputs(config: &ApiConfig, request: &MergeRequest, variants: &[Variant]) -> Result<()> {
+fn check_outputs(roots: &OutputRoots, request: &MergeRequest, variants: &[Variant]) -> Result<()> {
     let outputs = variants.iter().filter_map(|variant| output_of(request, variant));
-    let refused: Vec<_> = outputs.filter_map(|path| output_refused(config, &path)).collect();
+    let refused: Vec<_> = outputs.filter_map(|path| output_refused(roots, &path)).collect();
     let Some((code, first)) = refused.first() else { return Ok(()) };
     let detail = match refused.len() {
         1 => first.detail.clone(),
@@ -81,8 +85,8 @@ fn check_outputs(config: &ApiConfig, request: &MergeRequest, variants: &[Variant
     Err(Problem::new(*code, detail).with_errors(refused.into_iter().map(|(_, finding)| finding).collect()))
 }
 
-fn output_refused(config: &ApiConfig, path: &str) -> Option<(Code, Finding)> {
-    match config.outputs.resolve(path) {
+fn output_refused(roots: &OutputRoots, path: &str) -> Option<(Code, Finding)> {
+    match roots.resolve(path) {
         Err(detail) => Some((Code::InvalidOutput, Finding::at("/output", "invalid_output", detail))),
         Ok(target) if target.symlink_metadata().is_ok() => {
             let detail = format!("output {path:?} exists already; nothing is overwritten, so name another");

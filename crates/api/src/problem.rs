@@ -29,12 +29,17 @@ pub(crate) enum Code {
     MalformedBody,
     InvalidQuery,
     InvalidHeader,
+    Unauthenticated,
+    MissingScope,
     ForeignOrigin,
     NotFound,
     JobNotFound,
     GroupNotFound,
+    ArtifactNotFound,
+    RangeNotSatisfiable,
     MethodNotAllowed,
     JobFinished,
+    JobNotFinished,
     BodyTooLarge,
     UnsupportedMediaType,
     ForeignHost,
@@ -59,6 +64,15 @@ impl Code {
         let (word, status, title) = match self {
             Self::BadRequest => ("bad_request", S::BAD_REQUEST, "The request cannot be understood"),
             Self::MalformedBody => ("malformed_body", S::BAD_REQUEST, "The body cannot be read"),
+            Self::JobNotFinished => ("job_not_finished", S::CONFLICT, "The job is not over"),
+            Self::ArtifactNotFound => ("artifact_not_found", S::NOT_FOUND, "There is no such artifact"),
+            Self::RangeNotSatisfiable => {
+                ("range_not_satisfiable", S::RANGE_NOT_SATISFIABLE, "The file has no such range")
+            }
+            Self::Unauthenticated => {
+                ("unauthenticated", S::UNAUTHORIZED, "The request comes with no key that is known")
+            }
+            Self::MissingScope => ("missing_scope", S::FORBIDDEN, "The key may not do this"),
             Self::InvalidQuery => ("invalid_query", S::BAD_REQUEST, "The query cannot be understood"),
             Self::InvalidHeader => ("invalid_header", S::BAD_REQUEST, "A header cannot be understood"),
             Self::ForeignOrigin => ("foreign_origin", S::FORBIDDEN, "Pages of other sites may not do this"),
@@ -274,8 +288,13 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
     }
-    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
-        headers.insert(header::ALLOW, allow);
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    for kept in [header::ALLOW, header::CONTENT_RANGE] {
+        if let Some(value) = response.headers_mut().remove(&kept) {
+            headers.insert(kept, value);
+        }
     }
     rendered
 }
@@ -311,7 +330,8 @@ impl IntoResponses for AnyProblem {
             ResponseBuilder::new().description(description).content(PROBLEM_JSON, content.build()).build()
         };
         ResponsesBuilder::new()
-            .response("403", documented("The `Origin` is another site's."))
+            .response("401", documented("The server asks for an API key, and this is none that it knows."))
+            .response("403", documented("The key lacks the scope, or the `Origin` is another site's."))
             .response("421", documented("The `Host` is not one this server answers to."))
             .response("500", documented("The server failed; its log has the cause by `request_id`."))
             .response("503", documented("The database does not answer; try again."))

@@ -11,6 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::event_object::EventObject;
 use crate::event_stream;
 use crate::get_job::find;
@@ -57,12 +58,13 @@ pub(crate) struct EventList {
 )]
 pub(crate) async fn read_events(
     State(api): State<Api>,
+    caller: Caller,
     Path(id): Path<String>,
     headers: HeaderMap,
     query: Pairs,
 ) -> Result<Response> {
     query.only(&["after", "limit"])?;
-    let job = find(&api.store, &id).await?;
+    let job = find(&api.store, &caller, &id).await?;
     if wants_stream(&headers) { stream(api, job, &headers, &query) } else { list(api, job, &query).await }
 }
 

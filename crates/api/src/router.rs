@@ -8,14 +8,15 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use crate::caller::authenticate;
 use crate::limits::BODY_BYTES_MAX;
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
 use crate::request_id::request_id;
 use crate::same_origin::same_origin;
 use crate::{
-    Api, cancel_group, cancel_job, create_job, create_plan, get_group, get_job, health, index, list_jobs, list_methods,
-    queue, read_events, version, workers,
+    Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, get_group, get_job, health, index,
+    list_jobs, list_methods, queue, read_events, retry_job, version, workers,
 };
 
 pub fn router(api: Api) -> Router {
@@ -32,9 +33,12 @@ pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
 pub(crate) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(create_job::create_job, list_jobs::list_jobs))
-        .routes(routes!(get_job::get_job))
+        .routes(routes!(get_job::get_job, delete_job::delete_job))
         .routes(routes!(cancel_job::cancel_job))
+        .routes(routes!(retry_job::retry_job))
         .routes(routes!(read_events::read_events))
+        .routes(routes!(artifacts::list_artifacts))
+        .routes(routes!(artifacts::get_artifact))
         .routes(routes!(get_group::get_group))
         .routes(routes!(cancel_group::cancel_group))
         .routes(routes!(create_plan::create_plan))
@@ -56,6 +60,7 @@ fn with_layers(router: Router<Api>, api: Api) -> Router {
     router
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))
         .layer(middleware::from_fn(request_id))
         .with_state(api)

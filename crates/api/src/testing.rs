@@ -126,7 +126,7 @@ impl Fixture {
     }
 
     pub(crate) async fn count(&self) -> usize {
-        let filter = JobFilter { status: Vec::new(), group: None, after: None, limit: 100 };
+        let filter = JobFilter { limit: 100, ..JobFilter::default() };
         self.store.list(&filter).await.unwrap().jobs.len()
     }
 

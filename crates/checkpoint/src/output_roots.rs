@@ -26,6 +26,14 @@ impl OutputRoots {
         OutputRoots(roots)
     }
 
+    /// The same roots as one tenant sees them: a directory of its own below each.
+    pub fn of_tenant(&self, tenant: &str) -> OutputRoots {
+        if tenant.is_empty() {
+            return self.clone();
+        }
+        OutputRoots(self.0.iter().map(|root| root.join(tenant)).collect())
+    }
+
     /// The directory that `path` names: relative to the first root, or absolute below any. It need not exist; whatever
     /// part of it does exist must lie below the root with symlinks followed.
     pub fn resolve(&self, path: &str) -> Result<PathBuf, String> {

@@ -77,10 +77,18 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 const AGAIN_MAX: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Client {
     base: String,
     http: reqwest::Client,
+    key: Option<String>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // not its key
+        f.debug_struct("Client").field("base", &self.base).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -97,7 +105,19 @@ impl Client {
             builder = builder.no_proxy();
         }
         let http = builder.build().map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
-        Ok(Client { base, http })
+        Ok(Client { base, http, key: None })
+    }
+
+    /// Sends an API key with every request.
+    pub fn with_key(self, key: Option<String>) -> Client {
+        Client { key, ..self }
+    }
+
+    fn keyed(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.key {
+            Some(key) => request.bearer_auth(key),
+            None => request,
+        }
     }
 
     /// Submits a recipe's text; `query` holds options such as `output`. Gives the job, or of a recipe with variants the group.
@@ -155,6 +175,22 @@ impl Client {
         self.post(&format!("/v1/workers/{}/drain", percent_encoded(worker))).await
     }
 
+    /// Does a job that is over again, as a new one.
+    pub async fn retry(&self, id: &str) -> Result<Value, ClientError> {
+        self.post(&format!("/v1/jobs/{id}/retry")).await
+    }
+
+    /// Forgets a job that is over.
+    pub async fn delete(&self, id: &str) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/jobs/{id}"), &[]);
+        self.json(|| self.http.delete(&url), &url).await
+    }
+
+    /// The files of the artifact of a job.
+    pub async fn artifacts(&self, id: &str) -> Result<Value, ClientError> {
+        self.get(&format!("/v1/jobs/{id}/artifacts"), &[]).await
+    }
+
     /// Watches a job from its first event on.
     pub fn watch(&self, id: &str) -> Watch {
         Watch::new(self.clone(), id.to_owned())
@@ -188,7 +224,7 @@ impl Client {
 
     async fn json_once(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
         let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = self.keyed(request).send().await.map_err(unreachable)?;
         if !response.status().is_success() {
             return Err(refused(response).await);
         }

@@ -89,7 +89,7 @@ impl Watch {
         if !self.last_event_id.is_empty() {
             request = request.header("last-event-id", &self.last_event_id);
         }
-        match request.send().await {
+        match self.client.keyed(request).send().await {
             // nothing came after what we have seen: the job had ended
             Ok(response) if response.status().as_u16() == 204 => self.end().await,
             Ok(response) if response.status().is_success() => {

@@ -10,6 +10,8 @@ pub const STEPS: &[&str] = &[
     "store.cancel",
     "store.cancel_group",
     "store.claim",
+    "store.create_key",
+    "store.delete",
     "store.drain",
     "store.enqueue",
     "store.enqueue_group",
@@ -24,7 +26,9 @@ pub const STEPS: &[&str] = &[
     "store.report",
     "store.rescue",
     "store.resume",
+    "store.revoke_key",
     "store.stopped",
+    "store.use_key",
     // what it is asked without a transaction
     "store.read",
     // a merge on its way to the disk

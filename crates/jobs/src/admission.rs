@@ -12,6 +12,8 @@ pub const WORKERS_LOST_MAX: i64 = 3;
 /// What a job asks of the queue beside its recipe.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Admission {
+    /// Whose job it is: nobody else sees it.
+    pub tenant: String,
     /// Whose share of the workers it counts against.
     pub owner: String,
     /// Not to be begun before this time, in milliseconds since the epoch; at once where absent.

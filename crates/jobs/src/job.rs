@@ -101,6 +101,8 @@ pub struct NewJob {
     pub priority: i64,
     pub max_attempts: i64,
     pub admission: Admission,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
     pub member: Option<Member>,
     pub idempotency: Option<Idempotency>,
 }
@@ -136,6 +138,8 @@ pub enum Enqueued<T = Job> {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Job {
     pub id: JobId,
+    /// Who may see it; empty where no keys are asked for.
+    pub tenant: String,
     pub status: Status,
     /// Known while the job is running.
     pub phase: Option<Phase>,
@@ -162,6 +166,8 @@ pub struct Job {
     /// What another job has published for the same plan will do.
     pub reuse: bool,
     pub requirements: Requirements,
+    /// The job that this one does again.
+    pub retry_of: Option<JobId>,
     /// Absent for a job submitted alone.
     pub member: Option<Member>,
     pub cancel_requested_at: Option<i64>,

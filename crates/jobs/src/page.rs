@@ -4,12 +4,21 @@ use std::str::FromStr;
 
 use crate::{GroupId, Job, JobId, ParseError, Status};
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct JobFilter {
     /// Only jobs in one of these; empty means any.
     pub status: Vec<Status>,
+    /// Only jobs of this tenant.
+    pub tenant: String,
     /// Only jobs of this group.
     pub group: Option<GroupId>,
+    pub method: Option<String>,
+    /// Only jobs that carry all of these.
+    pub labels: Vec<(String, String)>,
+    /// Made then or later, in milliseconds since the epoch.
+    pub created_after: Option<i64>,
+    /// Made before then.
+    pub created_before: Option<i64>,
     /// Only jobs behind this place.
     pub after: Option<Cursor>,
     pub limit: u32,

@@ -10,6 +10,7 @@ mod cancel_group;
 mod changed;
 mod claim;
 mod connect;
+mod delete;
 mod end;
 mod enqueue;
 mod enqueue_group;
@@ -19,6 +20,7 @@ mod finish;
 mod group;
 mod heartbeat;
 mod job;
+mod keys;
 mod list;
 mod listen;
 mod migrate;
@@ -47,6 +49,7 @@ use crate::Result;
 use connect::{Dialect, Pools};
 pub use {
     attempts::Attempt,
+    delete::Deleted,
     prune::{Pruned, Retention},
     queue::QueueState,
     workers::WorkerRow,

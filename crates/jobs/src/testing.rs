@@ -150,6 +150,12 @@ impl Fixture {
         query_scalar(sql).fetch_one(&mut *self.store.reading().await.unwrap()).await.unwrap()
     }
 
+    /// As `count`, with one value.
+    pub(crate) async fn count_where(&self, sql: &'static str, value: &str) -> i64 {
+        let value = format!("%{value}%");
+        query_scalar(sql).bind(value).fetch_one(&mut *self.store.reading().await.unwrap()).await.unwrap()
+    }
+
     pub(crate) async fn sql(&self, sql: &'static str) {
         let mut transaction = self.store.shared.writer.begin().await.unwrap();
         query(sql).execute(&mut *transaction).await.unwrap();
@@ -175,6 +181,7 @@ pub(crate) fn new_job() -> NewJob {
         priority: 0,
         max_attempts: 3,
         admission: Admission::default(),
+        retry_of: None,
         member: None,
         idempotency: None,
     }

@@ -21,6 +21,8 @@ pub enum Command {
     Serve(ServeArgs),
     /// Run one more worker on the same database.
     Worker(WorkerArgs),
+    /// Make, list and revoke the API keys of a server.
+    Keys(KeysArgs),
     /// Copy the SQLite database to a file, while it is in use.
     Backup(BackupArgs),
     /// Merge here, without a server.
@@ -59,6 +61,64 @@ pub struct WorkerArgs {
     /// Run what is queued, and end.
     #[arg(long)]
     pub once: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    #[command(subcommand)]
+    pub command: KeysCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeysCommand {
+    /// Make a key, and show it once. From the first key on the server asks for one.
+    Create {
+        /// What the key is for.
+        #[arg(long)]
+        name: String,
+        /// Whose jobs it sees and makes: its outputs go to a directory of this name below each output root.
+        #[arg(long)]
+        tenant: String,
+        /// What it may do: jobs:read, jobs:write, admin; repeatable.
+        #[arg(long, required = true, value_delimiter = ',', value_parser = scope)]
+        scope: Vec<jobs::Scope>,
+        /// It ends after so many days; never by default.
+        #[arg(long)]
+        expires_days: Option<u16>,
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+    },
+    /// List keys, without what is secret of them.
+    List {
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+    },
+    /// End a key at once.
+    Revoke {
+        /// The id of the key, as `amalgam keys list` shows it.
+        id: String,
+        #[command(flatten)]
+        config: Box<ConfigArgs>,
+    },
+}
+
+impl KeysCommand {
+    /// The settings that say which database it is about.
+    pub fn config(&self) -> ConfigArgs {
+        match self {
+            Self::Create { config, .. } | Self::List { config, .. } | Self::Revoke { config, .. } => (**config).clone(),
+        }
+    }
+}
+
+fn scope(word: &str) -> Result<jobs::Scope, String> {
+    jobs::Scope::parse(word).ok_or_else(|| {
+        let known: Vec<&str> = jobs::Scope::ALL.iter().map(|scope| scope.as_str()).collect();
+        format!("{word:?} is no scope; there are {}", known.join(", "))
+    })
 }
 
 #[derive(Debug, Args)]
@@ -134,9 +194,36 @@ pub struct ServerUrl {
     /// Address of the server.
     #[arg(long, env = "AMALGAM_URL", default_value = "http://127.0.0.1:8080")]
     pub url: String,
+    /// An API key, where the server asks for one. Better in the environment: others see the flags of a process.
+    #[arg(long, env = "AMALGAM_API_KEY", hide_env_values = true)]
+    pub api_key: Option<ApiKeyText>,
     /// Write JSON to standard output, one document a line.
     #[arg(long)]
     pub json: bool,
+}
+
+impl ServerUrl {
+    pub fn client(&self) -> Result<client::Client, client::ClientError> {
+        Ok(client::Client::new(&self.url)?.with_key(self.api_key.as_ref().map(|key| key.0.clone())))
+    }
+}
+
+/// Its text appears in no log.
+#[derive(Clone)]
+pub struct ApiKeyText(String);
+
+impl std::str::FromStr for ApiKeyText {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.trim().to_owned()))
+    }
+}
+
+impl std::fmt::Debug for ApiKeyText {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("...")
+    }
 }
 
 #[derive(Debug, Args)]

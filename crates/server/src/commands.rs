@@ -7,6 +7,7 @@ pub mod convert;
 pub mod demo;
 mod groups;
 pub mod jobs;
+pub mod keys;
 pub mod merge;
 pub mod plan;
 pub mod serve;

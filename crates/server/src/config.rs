@@ -99,7 +99,7 @@ pub struct Values {
     /// Address to serve on [default: 127.0.0.1:8080].
     #[arg(long, env = "AMALGAM_LISTEN")]
     pub listen: Option<SocketAddr>,
-    /// Serve on an address that others can reach, although there are no API keys yet.
+    /// Serve on an address that others can reach without a key.
     #[arg(long, env = "AMALGAM_INSECURE_LISTEN", num_args = 0..=1, default_missing_value = "true")]
     pub insecure_listen: Option<bool>,
     /// Names by which the server may be addressed, as in the Host header; `*` for any; repeatable [default: localhost,
@@ -142,6 +142,9 @@ pub struct Values {
     /// Jobs that run at once, over all workers [default: no limit].
     #[arg(long, env = "AMALGAM_RUNNING_MAX")]
     pub running_max: Option<u32>,
+    /// Jobs of one API key that run at once, over all workers [default: no limit].
+    #[arg(long, env = "AMALGAM_RUNNING_PER_KEY_MAX")]
+    pub running_per_key_max: Option<u32>,
     /// How long a worker that was not heard of keeps its jobs, in seconds [default: 60].
     #[arg(long, env = "AMALGAM_LEASE_SECONDS")]
     pub lease_seconds: Option<u64>,
@@ -184,6 +187,7 @@ impl Values {
             worker_memory: self.worker_memory.or(other.worker_memory),
             worker_label: first(self.worker_label, other.worker_label),
             running_max: self.running_max.or(other.running_max),
+            running_per_key_max: self.running_per_key_max.or(other.running_per_key_max),
             lease_seconds: self.lease_seconds.or(other.lease_seconds),
             stall_seconds: self.stall_seconds.or(other.stall_seconds),
             keep_jobs_days: self.keep_jobs_days.or(other.keep_jobs_days),
@@ -199,6 +203,8 @@ impl Values {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub listen: SocketAddr,
+    /// Others may reach it without a key.
+    pub insecure_listen: bool,
     /// `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
     pub database: String,
@@ -241,21 +247,17 @@ impl ConfigArgs {
         }
         bounded(values.slots.unwrap_or(1), WORKERS_MAX).map_err(|e| Failure::refused(format!("slots: {e}")))?;
         if [values.lease_seconds, values.stall_seconds].contains(&Some(0))
-            || values.running_max == Some(0)
+            || [values.running_max, values.running_per_key_max].contains(&Some(0))
             || values.slots == Some(0)
         {
-            return Err(Failure::refused("slots, running_max, lease_seconds and stall_seconds are at least 1"));
+            return Err(Failure::refused(
+                "slots, running_max, running_per_key_max, lease_seconds and stall_seconds are at least 1",
+            ));
         }
         bounded(values.workers.unwrap_or(0), WORKERS_MAX).map_err(|e| Failure::refused(format!("workers: {e}")))?;
         bounded(values.merge.threads.unwrap_or(0), THREADS_MAX)
             .map_err(|e| Failure::refused(format!("threads: {e}")))?;
         let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
-        if !listen.ip().is_loopback() && values.insecure_listen != Some(true) {
-            return Err(Failure::refused(format!(
-                "{listen} can be reached from other machines, and there are no API keys yet; serve on 127.0.0.1, or give \
-                 --insecure-listen where something in front of the server decides who may reach it"
-            )));
-        }
         let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
         let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
         if values.database_direct.is_some() && database.starts_with("sqlite:") {
@@ -276,12 +278,16 @@ impl ConfigArgs {
         }
         Ok(Config {
             listen,
+            insecure_listen: values.insecure_listen == Some(true),
             allowed_hosts: allowed_hosts(values.allowed_host, listen),
             workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
             slots: values.slots.unwrap_or(1),
             worker_memory: values.worker_memory.map(|memory| memory.0),
             worker_labels: values.worker_label.into_iter().collect(),
-            limits: Limits { running_max: values.running_max.unwrap_or(u32::MAX), ..Limits::NONE },
+            limits: Limits {
+                running_max: values.running_max.unwrap_or(u32::MAX),
+                running_per_owner_max: values.running_per_key_max.unwrap_or(u32::MAX),
+            },
             lease: values.lease_seconds.map_or(worker::LEASE, Duration::from_secs),
             stall: values.stall_seconds.map_or(worker::STALL, Duration::from_secs),
             retention: Retention {
@@ -386,14 +392,5 @@ mod tests {
     fn a_typo_in_the_file_is_named() {
         let (_dir, args) = args(Values::default(), Some("worker = 5\n"));
         assert!(args.resolve().unwrap_err().to_string().contains("did you mean `workers`?"));
-    }
-
-    #[test]
-    fn others_are_kept_out_until_asked_in() {
-        let listen = Some("0.0.0.0:8080".parse().unwrap());
-        let (_dir, closed) = args(Values { listen, ..Values::default() }, None);
-        assert!(closed.resolve().unwrap_err().to_string().contains("--insecure-listen"));
-        let (_dir, open) = args(Values { listen, insecure_listen: Some(true), ..Values::default() }, None);
-        assert!(open.resolve().is_ok());
     }
 }

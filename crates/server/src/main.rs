@@ -36,6 +36,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Serve(args) => commands::serve::run(args).await,
         Command::Worker(args) => commands::worker::run(args).await,
+        Command::Keys(args) => commands::keys::run(args).await,
         Command::Backup(args) => commands::backup::run(args).await,
         Command::Merge(args) => commands::merge::run(args).await,
         Command::Check(args) => commands::check::run(&args),

@@ -3,8 +3,11 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A flag of this harness: on every address of the machine.
+const LISTEN_ANY: &str = "--listen-any";
 
 const STARTS: &str = "the server says where it listens";
 
@@ -17,6 +20,7 @@ pub struct TestServer {
     more: Vec<String>,
     faults: String,
     told: Arc<AtomicUsize>,
+    log: Arc<Mutex<String>>,
     child: Child,
 }
 
@@ -35,8 +39,8 @@ impl TestServer {
         faults: &str,
     ) -> TestServer {
         let more: Vec<String> = more.iter().map(|s| (*s).to_owned()).collect();
-        let told = Arc::<AtomicUsize>::default();
-        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults, &told).expect(STARTS);
+        let (told, log) = <(Arc<AtomicUsize>, Arc<Mutex<String>>)>::default();
+        let (child, url) = spawn(Path::new(binary), data_dir, source_root, &more, faults, (&told, &log)).expect(STARTS);
         TestServer {
             url,
             binary: binary.into(),
@@ -45,6 +49,7 @@ impl TestServer {
             more,
             faults: faults.to_owned(),
             told,
+            log,
             child,
         }
     }
@@ -67,6 +72,11 @@ impl TestServer {
         self.told.load(Ordering::Relaxed)
     }
 
+    /// What it has logged since it serves.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
     /// Waits until it has ended by itself.
     pub fn ended(&mut self) -> std::process::ExitStatus {
         self.child.wait().unwrap()
@@ -84,7 +94,8 @@ impl TestServer {
 
     /// As `restart`; whether it did start, which it may not as long as its disk is full.
     pub fn try_restart(&mut self) -> bool {
-        let started = spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults, &self.told);
+        let started =
+            spawn(&self.binary, &self.data_dir, &self.source_root, &self.more, &self.faults, (&self.told, &self.log));
         let Some((child, url)) = started else { return false };
         (self.child, self.url) = (child, url);
         true
@@ -105,17 +116,23 @@ fn spawn(
     source_root: &Path,
     more: &[String],
     faults: &str,
-    told: &Arc<AtomicUsize>,
+    (told, log): (&Arc<AtomicUsize>, &Arc<Mutex<String>>),
 ) -> Option<(Child, String)> {
     let mut child = Command::new(binary)
         .env("FAILPOINTS", faults)
         .arg("serve")
-        .args(["--listen", "127.0.0.1:0", "--log", "info", "--log-format", "json"])
+        .args(if more.contains(&LISTEN_ANY.to_owned()) {
+            ["--listen", "0.0.0.0:0"]
+        } else {
+            ["--listen", "127.0.0.1:0"]
+        })
+        .args(if more.contains(&"--log".to_owned()) { &[][..] } else { &["--log", "info"][..] })
+        .args(["--log-format", "json"])
         .arg("--data-dir")
         .arg(data_dir)
         .arg("--source-root")
         .arg(source_root)
-        .args(more)
+        .args(more.iter().filter(|flag| *flag != LISTEN_ANY))
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -130,10 +147,13 @@ fn spawn(
         return None;
     };
     let url = format!("http://{address}");
-    let told = told.clone();
+    let (told, log) = (told.clone(), log.clone());
     // what it logs from now on must not block it
     std::thread::spawn(move || {
         for line in lines.map_while(Result::ok) {
+            let mut log = log.lock().unwrap();
+            *log += &line;
+            *log += "\n";
             told.fetch_add(usize::from(line.contains("fault at")), Ordering::Relaxed);
         }
     });

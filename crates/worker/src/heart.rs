@@ -277,6 +277,7 @@ mod tests {
                 priority: 0,
                 max_attempts: 3,
                 admission: jobs::Admission::default(),
+                retry_of: None,
                 member: None,
                 idempotency: None,
             };

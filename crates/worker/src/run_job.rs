@@ -289,7 +289,10 @@ impl Run<'_> {
     fn target(&self) -> Result<Target, JobError> {
         let job = &self.lease.job;
         match job.output.get("path").and_then(Value::as_str) {
-            Some(path) => self.config.outputs.resolve(path).map(Target::Folder).map_err(JobError::Output),
+            Some(path) => {
+                let outputs = self.config.outputs.of_tenant(&job.tenant);
+                outputs.resolve(path).map(Target::Folder).map_err(JobError::Output)
+            }
             None => Ok(Target::Folder(self.config.artifacts.join(job.id.as_str()))),
         }
     }

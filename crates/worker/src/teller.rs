@@ -53,7 +53,7 @@ impl Teller<'_> {
     }
 
     pub async fn published_by_plan(&self, digest: &str) -> Result<Vec<(JobId, Value)>, JobsError> {
-        self.persistently(Until::LeaseEnds, |_| self.store.published_by_plan(digest)).await
+        self.persistently(Until::LeaseEnds, |_| self.store.published_by_plan(&self.lease.job.tenant, digest)).await
     }
 
     /// Renews the lease, too, and brings the wish to cancel back.

@@ -58,6 +58,14 @@ impl Dialect {
         }
     }
 
+    /// Where a text first stands in another, from 1; 0 where it does not.
+    pub(super) const fn position(self) -> &'static str {
+        match self {
+            Self::Sqlite => "instr",
+            Self::Postgres => "strpos",
+        }
+    }
+
     /// As `for_update`, passing over the rows that another transaction is busy with.
     pub(super) const fn for_update_skip_locked(self) -> &'static str {
         match self {

@@ -13,9 +13,10 @@ use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewE
 const INSERT: &str = "\
     insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
     max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings, \
-    owner, start_by, timeout_ms, requirements, reuse, needs_memory, needs_disk, needs_gpu_memory, needs_labels) \
+    owner, start_by, timeout_ms, requirements, reuse, needs_memory, needs_disk, needs_gpu_memory, needs_labels, \
+    tenant, retry_of) \
     values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $18, $11, $10, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, $23, \
-    $24, $25, $26, $27) \
+    $24, $25, $26, $27, $28, $29) \
     on conflict (idempotency_key) do nothing";
 
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
@@ -88,6 +89,8 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
         .bind(bytes(admission.requirements.disk_bytes))
         .bind(bytes(admission.requirements.gpu_memory_bytes))
         .bind(labels(&admission.requirements.labels))
+        .bind(admission.tenant.as_str())
+        .bind(job.retry_of.as_ref().map(JobId::as_str))
         .execute(write.connection())
         .await?;
     Ok(inserted.rows_affected() == 1)
@@ -127,8 +130,8 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Admission, Enqueued, EventKind, GroupId, Idempotency, JobsError, Member, NewJob, RecipeFormat, Requirements,
-        Status,
+        Admission, Enqueued, EventKind, GroupId, Idempotency, JobId, JobsError, Member, NewJob, RecipeFormat,
+        Requirements, Status,
         testing::{new_job, on_each_database},
     };
 
@@ -165,7 +168,9 @@ mod tests {
                 metadata: json!({"b": 1, "a": [null]}).as_object().unwrap().clone(),
                 priority: -3,
                 max_attempts: 7,
+                retry_of: Some(JobId::generate()),
                 admission: Admission {
+                    tenant: "research".to_owned(),
                     queue_ttl_ms: Some(1000),
                     timeout_ms: Some(2000),
                     reuse: true,
@@ -198,6 +203,7 @@ mod tests {
                 priority: job.priority,
                 max_attempts: job.max_attempts,
                 admission: Admission {
+                    tenant: job.tenant,
                     owner: String::new(),
                     run_at: None,
                     queue_ttl_ms: job.start_by.map(|start_by| start_by - job.run_at),
@@ -205,6 +211,7 @@ mod tests {
                     reuse: job.reuse,
                     requirements: job.requirements,
                 },
+                retry_of: job.retry_of,
                 member: job.member,
                 idempotency: None,
             };

@@ -12,12 +12,12 @@ const SET_PLAN_DIGEST: &str = "\
 
 const PUBLISHED: &str = "\
     select id, publication from jobs \
-    where plan_digest = $1 and status = 'succeeded' and publication is not null order by finished_at desc limit 10";
+    where tenant = $2 and plan_digest = $1 and status = 'succeeded' and publication is not null order by finished_at desc limit 10";
 
 impl Store {
-    /// What other jobs have published for this plan, newest first. Whether it is still there is for the caller to see.
-    pub async fn published_by_plan(&self, digest: &str) -> Result<Vec<(JobId, Value)>> {
-        let rows = query(PUBLISHED).bind(digest).fetch_all(&mut *self.reading().await?).await?;
+    /// What other jobs of a tenant have published for this plan, newest first. Whether it is still there is for the caller to see.
+    pub async fn published_by_plan(&self, tenant: &str, digest: &str) -> Result<Vec<(JobId, Value)>> {
+        let rows = query(PUBLISHED).bind(digest).bind(tenant).fetch_all(&mut *self.reading().await?).await?;
         rows.iter().map(|row| Ok((row::parsed(row, "id")?, row::json(row, "publication")?))).collect()
     }
 

@@ -39,9 +39,9 @@ const OVER_WITH_EVENTS: &str = "\
     and exists (select 1 from events where job_id = jobs.id) \
     order by finished_at limit $2";
 
-const EVENTS_OF: &str = "delete from events where job_id = $1";
+pub(super) const EVENTS_OF: &str = "delete from events where job_id = $1";
 
-const PARTS_OF: [&str; 3] =
+pub(super) const PARTS_OF: [&str; 3] =
     ["delete from attempts where job_id = $1", "delete from tasks where job_id = $1", "delete from jobs where id = $1"];
 
 impl Store {

@@ -9,7 +9,7 @@ const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
     finished_at, event_seq, group_id, group_position, variant, variant_settings, \
-    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token \
+    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token, tenant, retry_of \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.
@@ -17,9 +17,15 @@ pub(super) fn select_job(restriction: &'static str, lock: &'static str) -> Asser
     AssertSqlSafe(format!("{JOB} {restriction} {lock}"))
 }
 
+/// As `select_job`, by conditions that hold no value.
+pub(super) fn select_job_where(restriction: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("{JOB} {restriction}"))
+}
+
 pub(super) fn job(row: &AnyRow) -> Result<Job> {
     Ok(Job {
         id: parsed(row, "id")?,
+        tenant: row.try_get("tenant")?,
         status: word_in(row, "status")?,
         phase: optional_word(row, "phase")?,
         recipe: row.try_get("recipe")?,
@@ -38,6 +44,11 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
         timeout_ms: row.try_get("timeout_ms")?,
         reuse: row.try_get::<i64, _>("reuse")? != 0,
         requirements: json(row, "requirements")?,
+        retry_of: row
+            .try_get::<Option<String>, _>("retry_of")?
+            .map(|id| id.parse())
+            .transpose()
+            .map_err(|e| corrupt("retry_of", e))?,
         member: member(row)?,
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         progress: optional_json(row, "progress")?,
@@ -101,7 +112,7 @@ pub(super) fn optional_json<T: DeserializeOwned>(row: &AnyRow, column: &'static 
     text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt(column, error))).transpose()
 }
 
-fn corrupt(column: &'static str, reason: impl std::fmt::Display) -> JobsError {
+pub(super) fn corrupt(column: &'static str, reason: impl std::fmt::Display) -> JobsError {
     JobsError::Corrupt { column, reason: reason.to_string() }
 }
 

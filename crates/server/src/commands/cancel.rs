@@ -1,13 +1,11 @@
 //! `amalgam cancel`: asks a job to end.
 
-use client::Client;
-
 use super::groups;
 use crate::cli::CancelArgs;
 use crate::report::Failure;
 
 pub async fn run(args: CancelArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server.url)?;
+    let client = args.server.client()?;
     let cancelled = match groups::is_group(&args.job) {
         true => client.cancel_group(&args.job).await,
         false => client.cancel(&args.job).await,

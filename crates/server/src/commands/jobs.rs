@@ -1,13 +1,12 @@
 //! `amalgam jobs`: what a server has, newest first.
 
-use client::Client;
 use serde_json::Value;
 
 use crate::cli::JobsArgs;
 use crate::report::Failure;
 
 pub async fn run(args: JobsArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server.url)?;
+    let client = args.server.client()?;
     let mut query = vec![("limit", args.limit.to_string())];
     query.extend(args.status.into_iter().map(|status| ("status", status)));
     query.extend(args.group.into_iter().map(|group| ("group", group)));

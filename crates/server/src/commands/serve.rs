@@ -47,6 +47,7 @@ impl Server {
             .map_err(|e| Failure::failed(format!("cannot listen on {}: {e}", config.listen)))?;
         let address = listener.local_addr().map_err(Failure::failed)?;
         let store = open_store(&config).await?;
+        check_reach(&store, &config).await?;
         let shutdown = CancellationToken::new();
         let api = Api::new(store.clone(), Arc::new(api_config(&config)), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
@@ -82,6 +83,22 @@ impl Server {
         close(&self.store).await;
         served.map_err(Failure::failed)
     }
+}
+
+/// Without a key whoever reaches the server may do everything: then nobody else is to reach it.
+async fn check_reach(store: &Store, config: &Config) -> Result<(), Failure> {
+    if store.has_keys().await.map_err(Failure::failed)? {
+        return Ok(());
+    }
+    if config.listen.ip().is_loopback() || config.insecure_listen {
+        tracing::warn!(listen = %config.listen, "there are no API keys: whoever reaches this address may do everything");
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{} can be reached from other machines, and there are no API keys; make one with `amalgam keys create`, serve on \
+         127.0.0.1, or give --insecure-listen where something in front of the server decides who may reach it",
+        config.listen
+    )))
 }
 
 /// Waits until a worker panics. One that was drained has ended in order, and the API goes on.

@@ -1,14 +1,12 @@
 //! `amalgam submit`: a recipe to a server, as a job, or with variants as a group.
 
-use client::Client;
-
 use super::groups;
 use crate::cli::SubmitArgs;
 use crate::report::Failure;
 
 pub async fn run(args: SubmitArgs) -> Result<(), Failure> {
     let text = super::read_recipe(&args.recipe)?;
-    let client = Client::new(&args.server.url)?;
+    let client = args.server.client()?;
     let mut query = Vec::new();
     if let Some(output) = args.output {
         query.push(("output", output));

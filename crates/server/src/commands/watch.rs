@@ -9,7 +9,7 @@ use crate::cli::WatchArgs;
 use crate::report::Failure;
 
 pub async fn run(args: WatchArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.server.url)?;
+    let client = args.server.client()?;
     if groups::is_group(&args.job) {
         return groups::follow(&client, &args.job, args.server.json).await;
     }

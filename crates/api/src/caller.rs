@@ -1,0 +1,281 @@
+//! Who asks: the key that a request comes with, its tenant and what it may do.
+//!
+//! Invariant: every route has its line in `needed`, and a route without one is refused; a test goes over the contract.
+
+use axum::{
+    extract::{FromRequestParts, MatchedPath, Request, State},
+    http::{Method, header, request::Parts},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use jobs::{Scope, Secret};
+
+use crate::Api;
+use crate::problem::{Code, Problem, Result};
+
+/// What a request may do, and whose jobs it sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Caller {
+    /// Empty where no keys are asked for.
+    pub(crate) tenant: String,
+    /// The id of its key: what counts against its share of the workers.
+    pub(crate) key: String,
+}
+
+impl Caller {
+    /// A key of idempotency is one of its tenant.
+    pub(crate) fn scoped(&self, key: String) -> String {
+        if self.tenant.is_empty() { key } else { format!("{}\n{key}", self.tenant) }
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
+        // a route outside of the layer would be a hole: better that it does not work at all
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::internal)
+    }
+}
+
+/// What a route asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Needed {
+    Nothing,
+    /// A key, whatever it is for.
+    Key,
+    Scope(Scope),
+}
+
+pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    Some(match path {
+        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" if reads => Needed::Nothing,
+        "/v1/methods" if reads => Needed::Key,
+        "/v1/jobs"
+        | "/v1/jobs/{id}"
+        | "/v1/jobs/{id}/events"
+        | "/v1/jobs/{id}/artifacts"
+        | "/v1/jobs/{id}/artifacts/{path}"
+        | "/v1/groups/{id}"
+            if reads =>
+        {
+            Needed::Scope(Scope::JobsRead)
+        }
+        "/v1/jobs/{id}" if *method == Method::DELETE => Needed::Scope(Scope::JobsWrite),
+        "/v1/jobs" | "/v1/jobs/{id}/cancel" | "/v1/jobs/{id}/retry" | "/v1/groups/{id}/cancel" | "/v1/plans"
+            if *method == Method::POST =>
+        {
+            Needed::Scope(Scope::JobsWrite)
+        }
+        "/v1/workers" | "/v1/queue" if reads => Needed::Scope(Scope::Admin),
+        "/v1/workers/{id}/drain" | "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => {
+            Needed::Scope(Scope::Admin)
+        }
+        _ => return None,
+    })
+}
+
+pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
+    // a body is not for several threads, and what is looked for is in the head
+    let (needed, secret) = (asked(&request), bearer(&request));
+    match caller(&api, needed, secret).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+fn asked(request: &Request) -> Needed {
+    match request.extensions().get::<MatchedPath>() {
+        // nothing is there, and that is no secret
+        None => Needed::Nothing,
+        Some(path) => needed(request.method(), path.as_str()).unwrap_or(Needed::Key),
+    }
+}
+
+async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
+    let anyone = Caller { tenant: String::new(), key: String::new() };
+    if needed == Needed::Nothing {
+        return Ok(anyone);
+    }
+    let Some(secret) = secret? else {
+        return if api.store.has_keys().await? { Err(no_key()) } else { Ok(anyone) };
+    };
+    let Some(key) = api.store.key_of(&secret).await? else {
+        return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
+    };
+    match needed {
+        Needed::Scope(scope) if !key.scopes.contains(&scope) => {
+            let detail = format!("this key lacks the scope `{}`", scope.as_str());
+            Err(Problem::new(Code::MissingScope, detail))
+        }
+        _ => Ok(Caller { tenant: key.tenant, key: key.id }),
+    }
+}
+
+fn bearer(request: &Request) -> Result<Option<Secret>> {
+    let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
+    let Some(value) = headers.next() else { return Ok(None) };
+    let text = value.to_str().unwrap_or_default();
+    let token = text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let secret = token.and_then(|(_, token)| Secret::read(token.trim()));
+    match (secret, headers.next()) {
+        (Some(secret), None) => Ok(Some(secret)),
+        _ => Err(Problem::new(Code::Unauthenticated, "`Authorization` is not `Bearer` and an API key of this server")),
+    }
+}
+
+fn no_key() -> Problem {
+    Problem::new(Code::Unauthenticated, "this server asks for an API key: send `Authorization: Bearer amk_...`")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use jobs::{GroupId, JobId, NewKey};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
+
+    async fn key(fixture: &Fixture, tenant: &str, scopes: &[Scope]) -> String {
+        let new = NewKey {
+            name: "test".into(),
+            tenant: tenant.into(),
+            scopes: scopes.iter().copied().collect(),
+            expires_at: None,
+        };
+        format!("Bearer {}", fixture.store.create_key(new).await.unwrap().1.reveal())
+    }
+
+    /// Every method and path of the contract.
+    fn routes() -> Vec<(Method, String)> {
+        let document: Value = serde_yaml::from_str(&crate::openapi_yaml()).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let operations = paths.iter().flat_map(|(path, operations)| {
+            let methods = operations.as_object().unwrap().keys();
+            methods.filter_map(move |method| {
+                Some((Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, path.clone()))
+            })
+        });
+        operations.filter(|(method, _)| [Method::GET, Method::POST, Method::DELETE].contains(method)).collect()
+    }
+
+    fn with_id(path: &str, id: &str) -> String {
+        path.replace("{id}", id)
+    }
+
+    #[test]
+    fn every_route_says_what_it_asks_for() {
+        let routes = routes();
+        assert!(routes.len() >= 18, "{routes:?}");
+        for (method, path) in routes {
+            assert!(needed(&method, &path).is_some(), "{method} {path}");
+        }
+        assert_eq!(needed(&Method::DELETE, "/v1/jobs"), None);
+    }
+
+    #[tokio::test]
+    async fn without_keys_anyone_may_do_everything_and_with_one_nobody_without() {
+        let fixture = Fixture::new().await;
+        assert_eq!(fixture.get("/v1/workers").await.status, 200);
+        key(&fixture, "a", &[]).await;
+        for (method, path) in routes() {
+            let is_open = needed(&method, &path) == Some(Needed::Nothing);
+            let answer = fixture.send(method.clone(), &with_id(&path, "x"), &[], "").await;
+            assert_eq!(answer.status == 401, !is_open, "{method} {path}: {}", answer.status);
+            if !is_open {
+                assert_eq!(answer.header("www-authenticate"), "Bearer");
+                assert_eq!(answer.json()["code"], "unauthenticated");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_none_opens_nothing() {
+        let fixture = Fixture::new().await;
+        let revoked = key(&fixture, "a", &Scope::ALL).await;
+        let id = fixture.store.keys().await.unwrap()[0].id.clone();
+        fixture.store.revoke_key(&id).await.unwrap();
+        let good = key(&fixture, "a", &Scope::ALL).await;
+        let basic = good.replace("Bearer", "Basic");
+        for wrong in ["", "Bearer", "Bearer x", "Bearer amk_0_0", &revoked, &basic, &format!("{good}0"), &good[7..]] {
+            for (method, path) in routes() {
+                if needed(&method, &path) == Some(Needed::Nothing) {
+                    continue;
+                }
+                let answer = fixture.send(method.clone(), &with_id(&path, "x"), &[("authorization", wrong)], "").await;
+                assert_eq!(answer.status, 401, "{wrong:?} {method} {path}");
+                assert!(!answer.text().contains(&good[12..30]));
+            }
+        }
+        assert_eq!(fixture.send(Method::GET, "/v1/jobs", &[("authorization", &good)], "").await.status, 200);
+        assert_eq!(
+            fixture.send(Method::GET, "/v1/jobs", &[("authorization", &good.to_lowercase())], "").await.status,
+            200
+        );
+    }
+
+    #[tokio::test]
+    async fn a_key_may_do_what_its_scopes_say_and_nothing_else() {
+        let fixture = Fixture::new().await;
+        for scope in Scope::ALL {
+            let key = key(&fixture, "a", &[scope]).await;
+            for (method, path) in routes() {
+                let answer = fixture.send(method.clone(), &with_id(&path, "x"), &[("authorization", &key)], "").await;
+                let is_refused = matches!(needed(&method, &path), Some(Needed::Scope(asked)) if asked != scope);
+                assert_eq!(answer.status == 403, is_refused, "{scope:?} {method} {path}: {}", answer.status);
+                if is_refused {
+                    assert_eq!(answer.json()["code"], "missing_scope");
+                }
+            }
+        }
+    }
+
+    /// Over every route that names a job or a group: what is another's is not there.
+    #[tokio::test]
+    async fn a_tenant_sees_only_its_own_everywhere() {
+        let fixture = Fixture::new().await;
+        let (mine, other) = (key(&fixture, "a", &Scope::ALL).await, key(&fixture, "b", &Scope::ALL).await);
+        let post = async |key: &str, body: &str| {
+            let headers = [("authorization", key), ("content-type", YAML), ("idempotency-key", "same")];
+            fixture.send(Method::POST, "/v1/jobs", &headers, body).await
+        };
+        let job = post(&mine, RECIPE).await.json()["id"].as_str().unwrap().to_owned();
+        let headers = [("authorization", mine.as_str()), ("content-type", YAML)];
+        let group = fixture.send(Method::POST, "/v1/jobs", &headers, VARIANTS).await.json();
+        let group = group["id"].as_str().unwrap().to_owned();
+        let (mut seen, unknown) = (BTreeSet::new(), (JobId::generate().to_string(), GroupId::generate().to_string()));
+        for (method, path) in
+            routes().into_iter().filter(|(_, path)| path.contains("{id}") && !path.contains("workers"))
+        {
+            let (id, unknown) = if path.contains("groups") { (&group, &unknown.1) } else { (&job, &unknown.0) };
+            let ask = async |key: &str, id: &str| {
+                fixture.send(method.clone(), &with_id(&path, id), &[("authorization", key)], "").await
+            };
+            let (theirs, nobodys) = (ask(&other, id).await, ask(&other, unknown).await);
+            assert_eq!((theirs.status, nobodys.status), (404, 404), "{method} {path}");
+            let told =
+                |answer: &crate::testing::Answer, id: &str| answer.json()["detail"].as_str().unwrap().replace(id, "ID");
+            assert_eq!(told(&theirs, id), told(&nobodys, unknown), "{method} {path}");
+            let own = ask(&mine, id).await;
+            // it is there, though not all of this can be done with it
+            let is_there = own.status < 300
+                || ["artifact_not_found", "job_not_finished"].contains(&own.json()["code"].as_str().unwrap());
+            assert!(is_there, "{method} {path}: {}", own.text());
+            seen.insert(path);
+        }
+        assert!(seen.len() >= 5, "{seen:?}");
+        let list = fixture.send(Method::GET, "/v1/jobs", &[("authorization", &other)], "").await.json();
+        assert_eq!(list["data"], json!([]));
+        // the same key of idempotency is another's, too
+        let theirs = post(&other, RECIPE).await;
+        assert_eq!(theirs.status, 201);
+        assert_ne!(theirs.json()["id"], job.as_str());
+        assert_eq!(post(&mine, RECIPE).await.json()["id"], job.as_str());
+    }
+}

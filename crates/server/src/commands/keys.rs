@@ -1,0 +1,84 @@
+//! `amalgam keys`: who may use the server. Works on its database, so that it needs no server and no key.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use jobs::{ApiKey, NewKey};
+
+use super::serve::{close, open_store};
+use crate::cli::{KeysArgs, KeysCommand};
+use crate::report::Failure;
+
+const DAY_MS: i64 = 24 * 3600 * 1000;
+const NAME_CHARS_MAX: usize = 64;
+
+pub async fn run(args: KeysArgs) -> Result<(), Failure> {
+    let config = args.command.config().resolve()?;
+    if let KeysCommand::Create { name, tenant, .. } = &args.command {
+        check_name("name", name)?;
+        check_name("tenant", tenant)?;
+    }
+    let store = open_store(&config).await?;
+    let told = tell(&store, &args.command).await;
+    close(&store).await;
+    println!("{}", told?);
+    Ok(())
+}
+
+async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Failure> {
+    match command {
+        KeysCommand::Create { name, tenant, scope, expires_days, .. } => {
+            let expires_at = expires_days.map(|days| now_ms() + i64::from(days) * DAY_MS);
+            let scopes = scope.iter().copied().collect();
+            let new = NewKey { name: name.clone(), tenant: tenant.clone(), scopes, expires_at };
+            let (_, secret) = store.create_key(new).await.map_err(Failure::failed)?;
+            eprintln!(
+                "this key is shown now and never again; send it as `Authorization: Bearer ...`, or in AMALGAM_API_KEY"
+            );
+            Ok(secret.reveal().to_owned())
+        }
+        KeysCommand::List { json, .. } => {
+            let keys = store.keys().await.map_err(Failure::failed)?;
+            match json {
+                true => serde_json::to_string(&keys).map_err(Failure::failed),
+                false => Ok(table(&keys)),
+            }
+        }
+        KeysCommand::Revoke { id, .. } => match store.revoke_key(id).await.map_err(Failure::failed)? {
+            true => Ok(format!("{id} is revoked")),
+            false => Err(Failure::refused(format!("there is no key {id:?}; `amalgam keys list` has them"))),
+        },
+    }
+}
+
+fn table(keys: &[ApiKey]) -> String {
+    let now = now_ms();
+    let row = |key: &ApiKey| {
+        let state = match key {
+            key if key.revoked_at.is_some() => "revoked",
+            key if !key.is_good_at(now) => "expired",
+            key if key.last_used_at.is_none() => "unused",
+            _ => "used",
+        };
+        let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+        format!("{}  {:<16} {:<16} {:<8} {}", key.id, key.tenant, key.name, state, scopes.join(" "))
+    };
+    if keys.is_empty() {
+        return "there are no keys: whoever reaches the server may do everything".to_owned();
+    }
+    keys.iter().map(row).collect::<Vec<_>>().join("\n")
+}
+
+/// A tenant becomes a directory below each output root.
+fn check_name(what: &str, name: &str) -> Result<(), Failure> {
+    let is_plain = (1..=NAME_CHARS_MAX).contains(&name.len())
+        && !name.starts_with(['.', '-'])
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_'));
+    if is_plain {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("{what} {name:?}: use 1 to {NAME_CHARS_MAX} letters, digits, `.`, `-` and `_`")))
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
