@@ -85,9 +85,24 @@ impl Server {
     }
 }
 
+/// A database that fails over while the server starts is asked again.
+async fn has_keys(store: &Store) -> jobs::Result<bool> {
+    let until = tokio::time::Instant::now() + START_WITHIN;
+    loop {
+        match store.has_keys().await {
+            Err(error) if error.is_transient() && tokio::time::Instant::now() < until => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+const START_WITHIN: Duration = Duration::from_secs(10);
+
 /// Without a key whoever reaches the server may do everything: then nobody else is to reach it.
 async fn check_reach(store: &Store, config: &Config) -> Result<(), Failure> {
-    if store.has_keys().await.map_err(Failure::failed)? {
+    if has_keys(store).await.map_err(Failure::failed)? {
         return Ok(());
     }
     if config.listen.ip().is_loopback() || config.insecure_listen {
