@@ -110,3 +110,40 @@ async fn a_fleet_works_behind_a_pooler_of_transactions() {
     }
     assert!(served.server.terminate());
 }
+
+#[tokio::test]
+async fn an_artifact_is_listed_and_downloaded_whole() {
+    let served = Served::start(&[]);
+    let job = served.client().submit(example("linear.yml"), &[]).await.unwrap();
+    let job = end_of(&served.client(), job["id"].as_str().unwrap()).await;
+    let to = served.dir.path().join("got");
+    let artifacts =
+        |to: &str| amalgam(&["artifacts", job["id"].as_str().unwrap(), "--to", to, "--url", &served.server.url]);
+    let output = artifacts(to.to_str().unwrap());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let mut names: Vec<_> =
+        std::fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut there: Vec<_> = std::fs::read_dir(published_dir(&job))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    there.sort();
+    assert_eq!(names, there);
+    for name in names {
+        let digest = checkpoint::digest_file(&to.join(&name)).unwrap();
+        assert_eq!(digest, checkpoint::digest_file(&published_dir(&job).join(&name)).unwrap());
+        assert!(listed.contains(&digest), "{name}: {listed}");
+    }
+    assert!(!artifacts(to.to_str().unwrap()).status.success(), "a directory that is not empty is somebody's");
+    // a file that was changed behind the server's back is not taken for what it was
+    std::fs::write(
+        published_dir(&job).join("recipe.yml"),
+        "x".repeat(std::fs::read(to.join("recipe.yml")).unwrap().len()),
+    )
+    .unwrap();
+    let changed = artifacts(served.dir.path().join("again").to_str().unwrap());
+    assert!(!changed.status.success() && String::from_utf8_lossy(&changed.stderr).contains("SHA-256"));
+    assert!(!served.dir.path().join("again/recipe.yml").exists());
+}

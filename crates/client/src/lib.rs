@@ -2,8 +2,10 @@
 //!
 //! Invariant: this and later the Hub client are the only crates that make HTTP requests.
 
+mod download;
 mod watch;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -26,6 +28,10 @@ pub enum ClientError {
     Unreachable { url: String, source: reqwest::Error },
     #[error("{url} answered with something that is not JSON: {source}")]
     NotJson { url: String, source: serde_json::Error },
+    #[error("{url} is not the file that the server told of: its SHA-256 differs")]
+    Changed { url: String },
+    #[error("{path}: {source}", path = path.display())]
+    Io { path: PathBuf, source: std::io::Error },
     #[error("the stream of job {0} ended before the job did, and did not come back")]
     StreamLost(String),
 }
@@ -36,7 +42,10 @@ impl ClientError {
         match self {
             ClientError::Refused(refused) => matches!(refused.status, 502..=504),
             ClientError::Unreachable { source, .. } => !source.is_connect() && !source.is_timeout(),
-            ClientError::NotJson { .. } | ClientError::StreamLost(_) => false,
+            ClientError::NotJson { .. }
+            | ClientError::Changed { .. }
+            | ClientError::Io { .. }
+            | ClientError::StreamLost(_) => false,
         }
     }
 }

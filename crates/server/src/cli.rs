@@ -41,6 +41,8 @@ pub enum Command {
     Jobs(JobsArgs),
     /// Cancel a job, or all of a group.
     Cancel(CancelArgs),
+    /// List the files that a job has published, and download them.
+    Artifacts(ArtifactsArgs),
     /// Serve, merge the example models through the API, and go on serving.
     Demo(DemoArgs),
 }
@@ -247,6 +249,17 @@ pub struct SubmitArgs {
 pub struct WatchArgs {
     /// Id of the job or group.
     pub job: String,
+    #[command(flatten)]
+    pub server: ServerUrl,
+}
+
+#[derive(Debug, Args)]
+pub struct ArtifactsArgs {
+    /// Id of the job.
+    pub job: String,
+    /// Download all of it into this directory, which must not exist, or be empty; every SHA-256 is checked.
+    #[arg(long)]
+    pub to: Option<PathBuf>,
     #[command(flatten)]
     pub server: ServerUrl,
 }

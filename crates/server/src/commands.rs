@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod artifacts;
 pub mod backup;
 pub mod cancel;
 pub mod check;

@@ -46,6 +46,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Jobs(args) => commands::jobs::run(args).await,
         Command::Cancel(args) => commands::cancel::run(args).await,
+        Command::Artifacts(args) => commands::artifacts::run(args).await,
         Command::Demo(args) => commands::demo::run(args).await,
     }
 }
