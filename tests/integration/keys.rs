@@ -112,10 +112,64 @@ fn names_scopes_and_ids_that_are_none_are_told() {
         (vec!["create", "--name", "", "--tenant", "a", "--scope", "admin"], "name"),
         (vec!["create", "--name", "x", "--tenant", "a", "--scope", "jobs"], "jobs:read"),
         (vec!["create", "--name", "x", "--tenant", "a"], "--scope"),
-        (vec!["revoke", "nosuch"], "keys list"),
+        (vec!["revoke", "nosuch"], "no database"),
+        (vec!["list"], "no database"),
     ] {
         let output = keys(&dir.path().join("data"), &args);
         let reason = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && reason.contains(word), "{args:?}: {reason}");
     }
+    let made = key(&dir.path().join("data"), "a", "admin");
+    let unknown = keys(&dir.path().join("data"), &["revoke", &made.replace("amk_", "amk_0")]);
+    let reason = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert!(!unknown.status.success() && reason.contains("keys list") && !reason.contains(&made[20..]), "{reason}");
+    told(&keys(&dir.path().join("data"), &["revoke", &made]));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_key() {
+    let served = Served::start(&["--workers", "0"]);
+    let data = served.dir.path().join("data");
+    let key = key(&data, "research", "jobs:read,jobs:write");
+    let client = served.client().with_key(Some(key.clone()));
+    let job = client.submit(example("linear.yml"), &[]).await.unwrap();
+    let mut watch = client.watch(job["id"].as_str().unwrap());
+    assert_eq!(watch.next().await.unwrap().unwrap().kind, "snapshot");
+    told(&keys(&data, &["revoke", &key]));
+    let refused = async {
+        loop {
+            if let Err(error) = watch.next().await {
+                return error;
+            }
+        }
+    };
+    let refused = tokio::time::timeout(std::time::Duration::from_secs(20), refused).await.expect("the stream ends");
+    assert_eq!(status(&refused), 401);
+}
+
+#[tokio::test]
+async fn a_tenant_cannot_merge_what_another_has_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    for name in ["sort", "upper"] {
+        let (from, to) =
+            (testkit::workspace().join("examples/models").join(name), dir.path().join("models").join(name));
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(from).unwrap().flatten() {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let (mine, other) = (key(&data, "alpha", "jobs:read,jobs:write"), key(&data, "beta", "jobs:read,jobs:write"));
+    let mut server = start_server(&data, dir.path(), &[]);
+    let with = |key: &str| Client::new(&server.url).unwrap().with_key(Some(key.to_owned()));
+    let recipe = |model: &str| format!("merge_method: passthrough\nmodels: [{{model: {model}}}]\n");
+    let output = vec![("output", "secret".to_owned())];
+    let job = with(&mine).submit(recipe("models/sort"), &output).await.unwrap();
+    assert_eq!(end_of(&with(&mine), job["id"].as_str().unwrap()).await["status"], "succeeded");
+    let made = recipe("data/artifacts/alpha/secret");
+    let refused = with(&other).submit(made.clone(), &[]).await.unwrap_err();
+    assert!(status(&refused) == 422 && refused.to_string().contains("no such directory"), "{refused}");
+    let again = with(&mine).submit(made, &[]).await.unwrap();
+    assert_eq!(end_of(&with(&mine), again["id"].as_str().unwrap()).await["status"], "succeeded");
+    assert!(server.terminate());
 }

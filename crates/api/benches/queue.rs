@@ -187,6 +187,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
     let shutdown = CancellationToken::new();
     let config = ApiConfig {
         access: Access::Under(vec![testkit::workspace()]),
+        private: Vec::new(),
         outputs: OutputRoots::new(vec![std::env::temp_dir()]),
         settings: engine::Settings::default(),
         allowed_hosts: None,

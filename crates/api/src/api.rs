@@ -1,6 +1,6 @@
 //! What every handler shares.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use checkpoint::{Access, OutputRoots};
 use engine::Settings;
@@ -15,6 +15,8 @@ use crate::limits::PLANS_AT_ONCE_MAX;
 pub struct ApiConfig {
     /// Which models posted recipes may name.
     pub access: Access,
+    /// Directories whose content belongs to tenants: none reads another's there.
+    pub private: Vec<PathBuf>,
     pub outputs: OutputRoots,
     pub settings: Settings,
     /// The host names this server answers to, without ports; `None` for any.

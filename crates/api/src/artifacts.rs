@@ -14,6 +14,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use jobs::Job;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -146,10 +147,14 @@ pub(crate) async fn get_artifact(
         return Ok(with_tag(StatusCode::NOT_MODIFIED.into_response(), &tag));
     }
     let gone = || Problem::new(Code::ArtifactNotFound, format!("{path:?} of job {id} is not there any more"));
-    let mut file = File::open(&place).await.map_err(|_| gone())?;
-    let length = file.metadata().await.map_err(|_| gone())?.len();
+    // no link is followed, and nothing that is no file is waited for
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let opened = File::options().read(true).custom_flags(flags.bits() as i32).open(&place).await;
+    let mut file = opened.map_err(|_| gone())?;
+    let found = file.metadata().await.map_err(|_| gone())?;
+    let length = found.len();
     // another length is another file, and its digest would be a lie
-    if bytes.is_some_and(|bytes| bytes != length) {
+    if !found.is_file() || bytes.is_some_and(|bytes| bytes != length) {
         return Err(gone());
     }
     let range = match range(&headers, &tag, length) {
@@ -359,7 +364,13 @@ mod tests {
         let path = format!("{}/model.safetensors", published(&fixture).await);
         std::fs::write(fixture.path().join("published/model.safetensors"), "shorter").unwrap();
         assert_eq!(fixture.get(&path).await.status, 404);
-        std::fs::remove_file(fixture.path().join("published/model.safetensors")).unwrap();
+        let file = fixture.path().join("published/model.safetensors");
+        std::fs::remove_file(&file).unwrap();
         assert_eq!(fixture.get(&path).await.status, 404);
+        std::os::unix::fs::symlink(fixture.path().join("published/secret"), &file).unwrap();
+        assert_eq!(fixture.get(&path).await.status, 404, "a link is no file of the artifact");
+        std::fs::remove_file(&file).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, &file, rustix::fs::Mode::RUSR).unwrap();
+        assert_eq!(fixture.get(&path).await.status, 404, "nobody waits for who writes to it");
     }
 }

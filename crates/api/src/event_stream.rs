@@ -21,6 +21,7 @@ use jobs::{Event, Job, Progress};
 use serde::Serialize;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::event_object::EventObject;
 use crate::job_object::{JobObject, ProgressObject};
 
@@ -28,6 +29,8 @@ use crate::job_object::{JobObject, ProgressObject};
 const RETRY: Duration = Duration::from_millis(3000);
 /// Longest time between two looks at the rows.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// A stream outlives its key by no more than this.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Shortest time between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// Silence after which a comment keeps proxies from closing the connection.
@@ -37,9 +40,10 @@ const EVENTS_MAX: u32 = 100;
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-pub(crate) fn respond(api: Api, job: Job, after: i64) -> Response {
+pub(crate) fn respond(api: Api, caller: Caller, job: Job, after: i64) -> Response {
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_EVERY).text("keep-alive");
-    let mut response = Sse::new(frames(Follower::begin(api, job, after))).keep_alive(keep_alive).into_response();
+    let mut response =
+        Sse::new(frames(Follower::begin(api, caller, job, after))).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
@@ -55,6 +59,9 @@ fn frames(follower: Follower) -> impl Stream<Item = Result<Frame, Infallible>> {
 
 struct Follower {
     api: Api,
+    caller: Caller,
+    /// When its key was last known to be good.
+    checked: Instant,
     /// As it was at the latest look.
     job: Job,
     /// The newest event that is told.
@@ -70,10 +77,19 @@ struct Told {
 }
 
 impl Follower {
-    fn begin(api: Api, job: Job, after: i64) -> Self {
+    fn begin(api: Api, caller: Caller, job: Job, after: i64) -> Self {
         let snapshot = frame("snapshot", &JobObject::from(job.clone())).retry(RETRY);
         let told = Told { progress: job.progress.clone(), at: Instant::now() };
-        Self { api, job, cursor: after, told, pending: VecDeque::from([snapshot]), ended: false }
+        Self {
+            api,
+            caller,
+            checked: Instant::now(),
+            job,
+            cursor: after,
+            told,
+            pending: VecDeque::from([snapshot]),
+            ended: false,
+        }
     }
 
     /// `None` ends the stream: the job has ended, the server stops, or the database is away and the client shall come again.
@@ -89,13 +105,20 @@ impl Follower {
                 tracing::warn!(job = %self.job.id, %error, "event stream cut: the database does not answer");
                 return None;
             }
-            if self.pending.is_empty() {
+            if self.pending.is_empty() && !self.ended {
                 self.wait().await;
             }
         }
     }
 
     async fn look(&mut self) -> jobs::Result<()> {
+        if self.checked.elapsed() >= CHECK_EVERY {
+            self.checked = Instant::now();
+            if !self.api.store.is_good_key(&self.caller.key).await? {
+                self.ended = true;
+                return Ok(());
+            }
+        }
         // nothing is appended once a job has ended; what an ended job's log lacks is forgotten
         let had_ended = self.job.status.is_terminal();
         let events = self.api.store.events(&self.job.id, self.cursor, EVENTS_MAX).await?;
@@ -157,7 +180,7 @@ mod tests {
     use jobs::{JobId, Phase};
     use serde_json::json;
 
-    use super::{EVENTS_MAX, Follower, Instant, PROGRESS_EVERY};
+    use super::{Caller, EVENTS_MAX, Follower, Instant, PROGRESS_EVERY};
     use crate::testing::{Answer, Fixture, Frame, Reader};
 
     const STREAM: (&str, &str) = ("accept", "text/event-stream");
@@ -272,7 +295,10 @@ mod tests {
         let fixture = Fixture::new().await;
         let id = fixture.submit().await;
         let lease = fixture.claim().await;
-        let mut follower = Follower::begin(fixture.api(), fixture.store.job(&id).await.unwrap().unwrap(), 2);
+        let mut follower = {
+            let caller = Caller { tenant: String::new(), key: String::new() };
+            Follower::begin(fixture.api(), caller, fixture.store.job(&id).await.unwrap().unwrap(), 2)
+        };
         follower.pending.clear();
         let long_ago = || Instant::now().checked_sub(PROGRESS_EVERY).unwrap();
         let soon = || Instant::now() + PROGRESS_EVERY;

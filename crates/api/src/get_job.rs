@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::etag::tagged;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+use crate::query::Pairs;
 use crate::wait::Wait;
 
 /// Read a job
@@ -38,8 +39,10 @@ pub(crate) async fn get_job(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Pairs,
     headers: HeaderMap,
 ) -> Result<Response> {
+    query.only(&[])?;
     let mut job = find(&api.store, &caller, &id).await?;
     let wait = Wait::preferred(&headers);
     if let Some(wait) = wait {

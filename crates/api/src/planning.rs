@@ -1,6 +1,6 @@
 //! Everything that headers can tell of a request, told before a job exists.
 
-use checkpoint::OutputRoots;
+use checkpoint::{Access, OutputRoots};
 use engine::StagedPlan;
 use recipe::{Refusal, Variant, with_each};
 
@@ -35,10 +35,11 @@ where
     let permit = api.planning.clone().acquire_owned().await.map_err(|_| Problem::internal())?;
     let config = api.config.clone();
     let outputs = config.outputs.of_tenant(&caller.tenant);
+    let access = config.access.of_tenant(&caller.tenant, &config.private, &config.outputs);
     // reading headers blocks, and outlives a client that hangs up: the permit goes along
     let work = move || {
         let _permit = permit;
-        plan_all(&config, &outputs, request, take)
+        plan_all(&config, &access, &outputs, request, take)
     };
     tokio::task::spawn_blocking(work).await.map_err(Problem::of_task)?
 }
@@ -51,6 +52,7 @@ pub(crate) fn output_of(request: &MergeRequest, variant: &Variant) -> Option<Str
 
 fn plan_all<T>(
     config: &ApiConfig,
+    access: &Access,
     outputs: &OutputRoots,
     request: MergeRequest,
     take: impl Fn(&Variant, StagedPlan) -> T,
@@ -58,7 +60,7 @@ fn plan_all<T>(
     let variants = request.recipe.variants()?;
     check_outputs(outputs, &request, &variants)?;
     let (planned, warnings) = with_each(&variants, |variant| {
-        let (recipe, mut plan) = plan_one(config, &request, variant)?;
+        let (recipe, mut plan) = plan_one(config, access, &request, variant)?;
         plan.warnings = variant.all_placed(plan.warnings);
         let warnings = plan.warnings.clone();
         Ok(((recipe, take(variant, plan)), warnings))
@@ -68,9 +70,14 @@ fn plan_all<T>(
     Ok(Planned { request, merges, warnings: Finding::all(warnings) })
 }
 
-fn plan_one(config: &ApiConfig, request: &MergeRequest, variant: &Variant) -> Result<(String, StagedPlan), Refusal> {
+fn plan_one(
+    config: &ApiConfig,
+    access: &Access,
+    request: &MergeRequest,
+    variant: &Variant,
+) -> Result<(String, StagedPlan), Refusal> {
     let stages = variant.stages(request.lenient)?;
-    let plan = engine::open_and_plan_stages(stages, &config.access, &config.settings)?;
+    let plan = engine::open_and_plan_stages(stages, access, &config.settings)?;
     Ok((variant.text()?, plan))
 }
 

@@ -2,7 +2,8 @@
 
 use std::{fmt::Display, str::FromStr};
 
-use axum::extract::{FromRequestParts, Query};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Query, Request};
 use axum::http::request::Parts;
 
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
@@ -16,6 +17,20 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
         let malformed = |_| Problem::new(Code::InvalidQuery, "the query is not `key=value` pairs joined by `&`");
         Query::try_from_uri(&parts.uri).map(|Query(pairs)| Self(pairs)).map_err(malformed)
+    }
+}
+
+/// That a request has no body: one that is sent and not read would hide a mistake.
+pub(crate) struct NoBody;
+
+impl<S: Send + Sync> FromRequest<S> for NoBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self> {
+        match Bytes::from_request(request, state).await {
+            Ok(body) if body.is_empty() => Ok(Self),
+            _ => Err(Problem::new(Code::MalformedBody, "this request has no body; its query says what it may")),
+        }
     }
 }
 

@@ -65,7 +65,7 @@ pub(crate) async fn read_events(
 ) -> Result<Response> {
     query.only(&["after", "limit"])?;
     let job = find(&api.store, &caller, &id).await?;
-    if wants_stream(&headers) { stream(api, job, &headers, &query) } else { list(api, job, &query).await }
+    if wants_stream(&headers) { stream(api, caller, job, &headers, &query) } else { list(api, job, &query).await }
 }
 
 fn wants_stream(headers: &HeaderMap) -> bool {
@@ -85,7 +85,7 @@ async fn list(api: Api, job: Job, query: &Pairs) -> Result<Response> {
     Ok(Json(EventList { object: "list", data, has_more, next_cursor }).into_response())
 }
 
-fn stream(api: Api, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
+fn stream(api: Api, caller: Caller, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
     let after = match headers.get(LAST_EVENT_ID) {
         Some(value) => last_event_id(value.to_str().unwrap_or_default(), job.last_seq)?,
         None => after(query)?,
@@ -96,7 +96,7 @@ fn stream(api: Api, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Resp
     if job.status.is_terminal() && after >= job.last_seq {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    Ok(event_stream::respond(api, job, after))
+    Ok(event_stream::respond(api, caller, job, after))
 }
 
 fn after(query: &Pairs) -> Result<i64> {

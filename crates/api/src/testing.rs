@@ -71,6 +71,7 @@ impl Fixture {
         TinyCheckpoint::llama(1, Dtype::F32, 4).write(&directory.path().join("outside"));
         let config = Arc::new(ApiConfig {
             access: Access::Under(vec![models]),
+            private: Vec::new(),
             outputs: OutputRoots::new(vec![directory.path().join("out")]),
             settings: Settings::default(),
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),

@@ -26,6 +26,10 @@ impl OutputRoots {
         OutputRoots(roots)
     }
 
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.0
+    }
+
     /// The same roots as one tenant sees them: a directory of its own below each.
     pub fn of_tenant(&self, tenant: &str) -> OutputRoots {
         if tenant.is_empty() {

@@ -48,6 +48,8 @@ pub struct NewKey {
     pub scopes: BTreeSet<Scope>,
     /// In milliseconds since the epoch; never where absent.
     pub expires_at: Option<i64>,
+    /// Jobs that were made while no keys were asked for become its tenant's.
+    pub adopts: bool,
 }
 
 /// A key as stored. Times are milliseconds since the epoch.

@@ -84,6 +84,9 @@ pub enum KeysCommand {
         /// What it may do: jobs:read, jobs:write, admin; repeatable.
         #[arg(long, required = true, value_delimiter = ',', value_parser = scope)]
         scope: Vec<jobs::Scope>,
+        /// Jobs that were made while the server asked for no keys become this tenant's.
+        #[arg(long)]
+        adopt: bool,
         /// It ends after so many days; never by default.
         #[arg(long)]
         expires_days: Option<u16>,
@@ -206,7 +209,8 @@ pub struct ServerUrl {
 
 impl ServerUrl {
     pub fn client(&self) -> Result<client::Client, client::ClientError> {
-        Ok(client::Client::new(&self.url)?.with_key(self.api_key.as_ref().map(|key| key.0.clone())))
+        Ok(client::Client::new(&self.url)?
+            .with_key(self.api_key.as_ref().map(|key| key.0.clone()).filter(|key| !key.is_empty())))
     }
 }
 

@@ -213,6 +213,8 @@ pub struct Config {
     pub work: PathBuf,
     pub alive: PathBuf,
     pub access: Access,
+    /// Where database, work and artifacts are.
+    pub data_dir: PathBuf,
     pub outputs: OutputRoots,
     pub workers: usize,
     /// Of each worker.
@@ -276,6 +278,8 @@ impl ConfigArgs {
         if let Some(missing) = sources.iter().find(|root| !root.is_dir()) {
             return Err(Failure::refused(format!("source root {} is no directory", missing.display())));
         }
+        let settings = values.merge.settings(Some(data_dir.join("digests")));
+        let (work, alive) = (data_dir.join("work"), data_dir.join("workers"));
         Ok(Config {
             listen,
             insecure_listen: values.insecure_listen == Some(true),
@@ -298,11 +302,12 @@ impl ConfigArgs {
             database,
             database_direct: values.database_direct,
             artifacts,
-            work: data_dir.join("work"),
-            alive: data_dir.join("workers"),
+            work,
+            alive,
             access: Access::Under(sources),
+            data_dir,
             outputs: OutputRoots::new(roots),
-            settings: values.merge.settings(Some(data_dir.join("digests"))),
+            settings,
             log: values.log.unwrap_or_else(|| "info,sqlx::postgres::notice=warn".to_owned()),
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })

@@ -29,6 +29,8 @@ pub struct WorkerConfig {
     /// Begins the worker's id.
     pub name: String,
     pub access: Access,
+    /// Directories whose content belongs to tenants: none reads another's there.
+    pub private: Vec<PathBuf>,
     pub outputs: OutputRoots,
     /// Where jobs that name no output are published, each in a directory of its id.
     pub artifacts: PathBuf,

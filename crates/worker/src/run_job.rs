@@ -298,7 +298,8 @@ impl Run<'_> {
     }
 
     async fn fetch(&self, stages: Stages) -> Result<OpenStages, JobError> {
-        let access = self.config.access.clone();
+        let config = self.config;
+        let access = config.access.of_tenant(&self.lease.job.tenant, &config.private, &config.outputs);
         let opened = blocking(move || Ok(OpenStages::open(stages, &access)?)).await?;
         let data = json!({"models": opened.models()});
         self.tell(Some(Phase::Planning), EventKind::Fetched, "all models are at hand", data).await?;

@@ -15,6 +15,8 @@ const CREATE: &str = "\
 const COLUMNS: &str =
     "select id, name, tenant, scopes, created_at, expires_at, revoked_at, last_used_at, secret_sha256 from api_keys";
 
+const ADOPT: &str = "update jobs set tenant = $1 where tenant = ''";
+
 const REVOKE: &str = "update api_keys set revoked_at = coalesce(revoked_at, $2) where id = $1";
 
 const USED: &str = "\
@@ -39,8 +41,11 @@ impl Store {
             .bind(key.expires_at)
             .execute(write.connection())
             .await?;
+        if key.adopts {
+            query(ADOPT).bind(key.tenant.as_str()).execute(write.connection()).await?;
+        }
         write.commit().await?;
-        let NewKey { name, tenant, scopes, expires_at } = key;
+        let NewKey { name, tenant, scopes, expires_at, .. } = key;
         let key = ApiKey { id, name, tenant, scopes, created_at, expires_at, revoked_at: None, last_used_at: None };
         Ok((key, secret))
     }
@@ -85,6 +90,16 @@ impl Store {
             self.note_use(&key.id).await?;
         }
         Ok(Some(key))
+    }
+
+    /// Whether a request that began with this key may go on; one without a key may as long as none is asked for.
+    pub async fn is_good_key(&self, id: &str) -> Result<bool> {
+        if id.is_empty() {
+            return Ok(!self.has_keys().await?);
+        }
+        let found = query(const_text("where id = $1")).bind(id).fetch_optional(&mut *self.reading().await?).await?;
+        let now = self.now().await?;
+        Ok(found.as_ref().map(of_row).transpose()?.is_some_and(|key| key.is_good_at(now)))
     }
 
     async fn note_use(&self, id: &str) -> Result<()> {
@@ -136,14 +151,27 @@ mod tests {
             tenant: "research".to_owned(),
             scopes: [Scope::JobsRead, Scope::Admin].into(),
             expires_at: None,
+            adopts: false,
         }
+    }
+
+    #[tokio::test]
+    async fn a_tenant_may_adopt_what_was_made_without_keys() {
+        on_each_database(async |fixture| {
+            let id = fixture.enqueue(crate::testing::new_job()).await.id;
+            fixture.store.create_key(new_key()).await.unwrap();
+            assert_eq!(fixture.job(&id).await.tenant, "");
+            fixture.store.create_key(NewKey { adopts: true, ..new_key() }).await.unwrap();
+            assert_eq!(fixture.job(&id).await.tenant, "research");
+        })
+        .await;
     }
 
     #[tokio::test]
     async fn a_key_is_known_until_it_is_revoked() {
         on_each_database(async |fixture| {
             let store = &fixture.store;
-            assert!(!store.has_keys().await.unwrap());
+            assert!(!store.has_keys().await.unwrap() && store.is_good_key("").await.unwrap());
             let (key, secret) = store.create_key(new_key()).await.unwrap();
             assert!(store.has_keys().await.unwrap());
             let found = store.key_of(&secret).await.unwrap().expect("known");
@@ -156,7 +184,8 @@ mod tests {
                 assert!(store.key_of(&forged).await.unwrap().is_none());
             }
             assert!(store.revoke_key(&key.id).await.unwrap() && !store.revoke_key("nosuch").await.unwrap());
-            assert!(store.key_of(&secret).await.unwrap().is_none());
+            assert!(store.key_of(&secret).await.unwrap().is_none() && !store.is_good_key(&key.id).await.unwrap());
+            assert!(!store.is_good_key("").await.unwrap(), "whoever came without a key needs one now");
             assert!(store.has_keys().await.unwrap(), "a server that asked for keys asks for keys");
         })
         .await;

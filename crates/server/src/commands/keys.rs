@@ -17,6 +17,12 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
         check_name("name", name)?;
         check_name("tenant", tenant)?;
     }
+    let file = config.database.strip_prefix("sqlite://").map(std::path::PathBuf::from);
+    // opening would make an empty database, and a key of nothing protects nothing
+    if let (Some(missing), false) = (file.filter(|file| !file.is_file()), is_create(&args.command)) {
+        return Err(Failure::refused(format!("there is no database at {}", missing.display())));
+    }
+    eprintln!("keys of {}", shown(&config.database));
     let store = open_store(&config).await?;
     let told = tell(&store, &args.command).await;
     close(&store).await;
@@ -24,12 +30,26 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+fn is_create(command: &KeysCommand) -> bool {
+    matches!(command, KeysCommand::Create { .. })
+}
+
+/// A key that got out is at hand as a whole.
+fn id_of(text: &str) -> &str {
+    text.strip_prefix("amk_").and_then(|key| key.split('_').next()).unwrap_or(text)
+}
+
+/// Without what may be a password.
+fn shown(database: &str) -> &str {
+    if database.starts_with("sqlite:") { database } else { database.rsplit('@').next().unwrap_or_default() }
+}
+
 async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Failure> {
     match command {
-        KeysCommand::Create { name, tenant, scope, expires_days, .. } => {
+        KeysCommand::Create { name, tenant, scope, adopt, expires_days, .. } => {
             let expires_at = expires_days.map(|days| now_ms() + i64::from(days) * DAY_MS);
             let scopes = scope.iter().copied().collect();
-            let new = NewKey { name: name.clone(), tenant: tenant.clone(), scopes, expires_at };
+            let new = NewKey { name: name.clone(), tenant: tenant.clone(), scopes, expires_at, adopts: *adopt };
             let (_, secret) = store.create_key(new).await.map_err(Failure::failed)?;
             eprintln!(
                 "this key is shown now and never again; send it as `Authorization: Bearer ...`, or in AMALGAM_API_KEY"
@@ -43,9 +63,10 @@ async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Fail
                 false => Ok(table(&keys)),
             }
         }
-        KeysCommand::Revoke { id, .. } => match store.revoke_key(id).await.map_err(Failure::failed)? {
-            true => Ok(format!("{id} is revoked")),
-            false => Err(Failure::refused(format!("there is no key {id:?}; `amalgam keys list` has them"))),
+        KeysCommand::Revoke { id, .. } => match store.revoke_key(id_of(id)).await.map_err(Failure::failed)? {
+            true => Ok(format!("{} is revoked", id_of(id))),
+            // what was given may be a whole key
+            false => Err(Failure::refused("there is no key of this id; `amalgam keys list` has them")),
         },
     }
 }

@@ -153,6 +153,7 @@ pub async fn open_store(config: &Config) -> Result<Store, Failure> {
 fn api_config(config: &Config) -> ApiConfig {
     ApiConfig {
         access: config.access.clone(),
+        private: vec![config.data_dir.clone()],
         outputs: config.outputs.clone(),
         settings: config.settings.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
@@ -163,6 +164,7 @@ pub fn worker_config(config: &Config, name: &str) -> WorkerConfig {
     WorkerConfig {
         name: name.to_owned(),
         access: config.access.clone(),
+        private: vec![config.data_dir.clone()],
         outputs: config.outputs.clone(),
         artifacts: config.artifacts.clone(),
         alive: config.alive.clone(),
