@@ -71,7 +71,7 @@ async fn a_server_without_keys_is_for_this_machine_alone() {
     let reason = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && reason.contains("amalgam keys create"), "{reason}");
     key(&data, "research", "jobs:read");
-    let mut server = start_server(&data, &testkit::workspace(), &["--listen-any"]);
+    let mut server = start_server(&data, &testkit::workspace(), &["--listen", "0.0.0.0:0"]);
     let url = server.url.replace("0.0.0.0", "127.0.0.1");
     assert_eq!(status(&Client::new(&url).unwrap().jobs(&[]).await.unwrap_err()), 401);
     assert!(server.terminate());

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use api::{Api, ApiConfig};
 use checkpoint::{Access, OutputRoots};
 use client::Client;
-use jobs::{Admission, JobId, Lease, NewJob, Outcome, RecipeFormat, Store, WorkerId};
-use serde_json::{Map, json};
+use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
+use serde_json::json;
 use sqlx::any::AnyPoolOptions;
 use tokio_util::sync::CancellationToken;
 
@@ -122,22 +122,7 @@ async fn floor(url: &str, count: usize) -> f64 {
 }
 
 fn empty_job() -> NewJob {
-    NewJob {
-        id: JobId::generate(),
-        recipe: String::new(),
-        recipe_format: RecipeFormat::Yaml,
-        method: "linear".to_owned(),
-        lenient: false,
-        output: json!({}),
-        labels: Map::new(),
-        metadata: Map::new(),
-        priority: 0,
-        max_attempts: 3,
-        admission: Admission::default(),
-        retry_of: None,
-        member: None,
-        idempotency: None,
-    }
+    NewJob::of("", "linear")
 }
 
 async fn finished(store: &Store, lease: &Lease) {

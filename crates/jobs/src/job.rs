@@ -107,6 +107,28 @@ pub struct NewJob {
     pub idempotency: Option<Idempotency>,
 }
 
+impl NewJob {
+    /// A YAML recipe with nothing asked beside it.
+    pub fn of(recipe: &str, method: &str) -> Self {
+        Self {
+            id: JobId::generate(),
+            recipe: recipe.to_owned(),
+            recipe_format: RecipeFormat::Yaml,
+            method: method.to_owned(),
+            lenient: false,
+            output: Value::Object(Map::new()),
+            labels: Map::new(),
+            metadata: Map::new(),
+            priority: 0,
+            max_attempts: 3,
+            admission: Admission::default(),
+            retry_of: None,
+            member: None,
+            idempotency: None,
+        }
+    }
+}
+
 /// Its place in a group: the jobs of one request, one for each variant of a recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Member {

@@ -16,8 +16,8 @@ use tempfile::TempDir;
 
 use crate::store::statement::{query, query_scalar};
 use crate::{
-    Admission, Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob,
-    RecipeFormat, Store, WorkerId,
+    Clock, Enqueued, EventKind, GroupId, Job, JobFailure, JobId, Lease, Level, Member, NewEvent, NewJob, Store,
+    WorkerId,
 };
 
 pub(crate) const TTL: Duration = Duration::from_secs(60);
@@ -169,22 +169,7 @@ fn reading(clock: &Arc<AtomicI64>) -> Clock {
 }
 
 pub(crate) fn new_job() -> NewJob {
-    NewJob {
-        id: JobId::generate(),
-        recipe: "merge_method: linear".to_owned(),
-        recipe_format: RecipeFormat::Yaml,
-        method: "linear".to_owned(),
-        lenient: false,
-        output: json!({}),
-        labels: Map::new(),
-        metadata: Map::new(),
-        priority: 0,
-        max_attempts: 3,
-        admission: Admission::default(),
-        retry_of: None,
-        member: None,
-        idempotency: None,
-    }
+    NewJob::of("merge_method: linear", "linear")
 }
 
 pub(crate) fn new_group(variants: &[&str]) -> Vec<NewJob> {

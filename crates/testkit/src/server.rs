@@ -6,9 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// A flag of this harness: on every address of the machine.
-const LISTEN_ANY: &str = "--listen-any";
-
 const STARTS: &str = "the server says where it listens";
 
 /// A server process on a free port of loopback. Killed when dropped, so that no test leaves one behind.
@@ -121,18 +118,14 @@ fn spawn(
     let mut child = Command::new(binary)
         .env("FAILPOINTS", faults)
         .arg("serve")
-        .args(if more.contains(&LISTEN_ANY.to_owned()) {
-            ["--listen", "0.0.0.0:0"]
-        } else {
-            ["--listen", "127.0.0.1:0"]
-        })
-        .args(if more.contains(&"--log".to_owned()) { &[][..] } else { &["--log", "info"][..] })
+        .args(unless(more, ["--listen", "127.0.0.1:0"]))
+        .args(unless(more, ["--log", "info"]))
         .args(["--log-format", "json"])
         .arg("--data-dir")
         .arg(data_dir)
         .arg("--source-root")
         .arg(source_root)
-        .args(more.iter().filter(|flag| *flag != LISTEN_ANY))
+        .args(more)
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
@@ -158,4 +151,9 @@ fn spawn(
         }
     });
     Some((child, url))
+}
+
+/// A flag and its value, unless a test sets that flag itself.
+fn unless(more: &[String], flag: [&'static str; 2]) -> Vec<&'static str> {
+    if more.iter().any(|set| set == flag[0]) { Vec::new() } else { flag.to_vec() }
 }

@@ -240,8 +240,7 @@ impl Watch {
 mod tests {
     use std::sync::atomic::AtomicI64;
 
-    use jobs::{Enqueued, JobId, NewJob, RecipeFormat, WorkerId};
-    use serde_json::{Map, json};
+    use jobs::{Enqueued, NewJob, WorkerId};
 
     use super::*;
 
@@ -265,22 +264,7 @@ mod tests {
             let reading = clock.clone();
             let url = format!("sqlite://{}/jobs.db", dir.path().display());
             let store = Store::open_with_clock(&url, Arc::new(move || reading.load(Ordering::SeqCst))).await.unwrap();
-            let job = NewJob {
-                id: JobId::generate(),
-                recipe: String::new(),
-                recipe_format: RecipeFormat::Yaml,
-                method: "linear".into(),
-                lenient: false,
-                output: json!({}),
-                labels: Map::new(),
-                metadata: Map::new(),
-                priority: 0,
-                max_attempts: 3,
-                admission: jobs::Admission::default(),
-                retry_of: None,
-                member: None,
-                idempotency: None,
-            };
+            let job = NewJob::of("", "linear");
             assert!(matches!(store.enqueue(job).await.unwrap(), Enqueued::Created(_)));
             let lease = store.claim(&WorkerId::generate("first"), TTL).await.unwrap().unwrap();
             Fixture { store, clock, lease, _dir: dir }
