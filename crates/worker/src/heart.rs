@@ -52,15 +52,18 @@ pub(crate) struct Pulse {
 }
 
 impl Pulse {
-    /// Called from merge threads, often: only the latest counts.
+    /// Called from merge threads, often: the furthest counts, since a thread may be interrupted between counting and telling.
     pub fn set_progress(&self, progress: engine::Progress, now_ms: i64) {
-        let bytes_per_second = self.lock(&self.rate).at(progress.bytes_done, now_ms);
         // told while inputs are read, too, when no byte of the output is written yet
         self.moved();
-        *self.lock(&self.progress) = Some(Progress {
-            tensors_done: progress.tensors_done,
+        let mut told = self.lock(&self.progress);
+        let (tensors, bytes) = told.as_ref().map_or((0, 0), |told| (told.tensors_done, told.bytes_done));
+        let bytes_done = progress.bytes_done.max(bytes);
+        let bytes_per_second = self.lock(&self.rate).at(bytes_done, now_ms);
+        *told = Some(Progress {
+            tensors_done: progress.tensors_done.max(tensors),
             tensors_total: progress.tensors_total,
-            bytes_done: progress.bytes_done,
+            bytes_done,
             bytes_total: progress.bytes_total,
             bytes_per_second,
             updated_at: now_ms,
@@ -340,6 +343,17 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(20), told).await.unwrap();
         heart.still().await;
+    }
+
+    #[test]
+    fn progress_never_goes_back() {
+        let pulse = Pulse::default();
+        let at = |done| engine::Progress { tensors_done: done, tensors_total: 9, bytes_done: done, bytes_total: 9 };
+        for (now_ms, done) in [4, 9, 7].into_iter().enumerate() {
+            pulse.set_progress(at(done), now_ms as i64);
+        }
+        let told = pulse.progress().unwrap();
+        assert_eq!((told.tensors_done, told.bytes_done), (9, 9));
     }
 
     #[tokio::test]
