@@ -18,7 +18,9 @@ pub const STEPS: &[&str] = &[
     "store.expire",
     "store.finish",
     "store.heartbeat",
+    "store.issue_ticket",
     "store.pause",
+    "store.place_events",
     "store.plan_digest",
     "store.prune",
     "store.record",
@@ -29,6 +31,7 @@ pub const STEPS: &[&str] = &[
     "store.revoke_key",
     "store.stopped",
     "store.use_key",
+    "store.use_ticket",
     // what it is asked without a transaction
     "store.read",
     // a merge on its way to the disk

@@ -26,4 +26,7 @@ pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Phase, Pro
 pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
-pub use store::{Attempt, Clock, Deleted, Pruned, QueueState, Retention, Store, WorkerRow};
+pub use store::{
+    Attempt, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store, Ticket, TicketHolder,
+    WorkerRow,
+};

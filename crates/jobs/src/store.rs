@@ -23,6 +23,7 @@ mod job;
 mod keys;
 mod list;
 mod listen;
+mod log;
 mod migrate;
 mod plan_digest;
 mod prune;
@@ -34,6 +35,7 @@ mod rescue;
 mod row;
 pub(crate) mod statement;
 mod tasks;
+mod tickets;
 mod workers;
 mod write;
 
@@ -50,8 +52,10 @@ use connect::{Dialect, Pools};
 pub use {
     attempts::Attempt,
     delete::Deleted,
+    log::{LogEnds, PlacedEvent, RunningProgress},
     prune::{Pruned, Retention},
     queue::QueueState,
+    tickets::{Ticket, TicketHolder},
     workers::WorkerRow,
 };
 

@@ -25,7 +25,7 @@ impl Store {
             write.abandon().await?;
             return Ok(answer);
         }
-        query(prune::EVENTS_OF).bind(id.as_str()).execute(write.connection()).await?;
+        write.forget_events(id).await?;
         for part in prune::PARTS_OF {
             query(part).bind(id.as_str()).execute(write.connection()).await?;
         }

@@ -39,8 +39,6 @@ const OVER_WITH_EVENTS: &str = "\
     and exists (select 1 from events where job_id = jobs.id) \
     order by finished_at limit $2";
 
-pub(super) const EVENTS_OF: &str = "delete from events where job_id = $1";
-
 pub(super) const PARTS_OF: [&str; 3] =
     ["delete from attempts where job_id = $1", "delete from tasks where job_id = $1", "delete from jobs where id = $1"];
 
@@ -79,7 +77,7 @@ impl Store {
         }
         let mut events = 0;
         for job in &jobs {
-            events += query(EVENTS_OF).bind(job.as_str()).execute(write.connection()).await?.rows_affected();
+            events += write.forget_events(job).await?;
             for part in parts {
                 query(*part).bind(job.as_str()).execute(write.connection()).await?;
             }

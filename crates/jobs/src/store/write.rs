@@ -15,8 +15,8 @@ const CLAIM_LOCK: &str = "select pg_advisory_xact_lock(27422943320629613)";
 const NEXT_SEQ: &str = "update jobs set event_seq = event_seq + 1 where id = $1 returning event_seq";
 
 const APPEND: &str = "\
-    insert into events (job_id, seq, type, level, message, data, created_at) \
-    values ($1, $2, $3, $4, $5, $6, $7)";
+    insert into events (job_id, seq, type, level, message, data, created_at, position) \
+    values ($1, $2, $3, $4, $5, $6, $7, $8)";
 
 /// Rolled back when dropped before `commit`.
 pub(super) struct Write<'a> {
@@ -99,6 +99,7 @@ impl Write<'_> {
     /// Gives the event the next `seq` of its job.
     pub(super) async fn append(&mut self, id: &JobId, event: NewEvent) -> Result<()> {
         let seq: i64 = query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
+        let position = self.next_position().await?;
         query(APPEND)
             .bind(id.as_str())
             .bind(seq)
@@ -108,6 +109,7 @@ impl Write<'_> {
             .bind(event.message.replace('\0', "\u{fffd}"))
             .bind(event.data.to_string())
             .bind(self.now)
+            .bind(position)
             .execute(&mut *self.transaction)
             .await?;
         self.tells = true;
