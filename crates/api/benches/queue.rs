@@ -176,6 +176,9 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         outputs: OutputRoots::new(vec![std::env::temp_dir()]),
         settings: engine::Settings::default(),
         allowed_hosts: None,
+        allowed_origins: Vec::new(),
+        streams: api::StreamLimits::default(),
+        connections: api::ConnectionLimits::default(),
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

@@ -1,6 +1,6 @@
 //! What every handler shares.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use checkpoint::{Access, OutputRoots};
 use engine::Settings;
@@ -8,7 +8,11 @@ use jobs::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::PLANS_AT_ONCE_MAX;
+use crate::limits::{
+    BODY_SECONDS_MAX, CONNECTIONS_MAX, HEAD_SECONDS_MAX, PLANS_AT_ONCE_MAX, STALL_SECONDS_MAX, STREAMS_MAX,
+    STREAMS_PER_KEY_MAX,
+};
+use crate::live::Live;
 
 /// What the operator sets.
 #[derive(Debug, Clone)]
@@ -21,6 +25,49 @@ pub struct ApiConfig {
     pub settings: Settings,
     /// The host names this server answers to, without ports; `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
+    /// Whose pages may send requests from a browser, as `https://dash.example.org`.
+    pub allowed_origins: Vec<String>,
+    pub streams: StreamLimits,
+    pub connections: ConnectionLimits,
+}
+
+/// What a connection may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConnectionLimits {
+    /// Open at once.
+    pub max: usize,
+    /// For the head of a request, also until the next one begins.
+    pub head: Duration,
+    /// For all of its body.
+    pub body: Duration,
+    /// Until a client takes more of an answer.
+    pub stall: Duration,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            max: CONNECTIONS_MAX,
+            head: Duration::from_secs(HEAD_SECONDS_MAX),
+            body: Duration::from_secs(BODY_SECONDS_MAX),
+            stall: Duration::from_secs(STALL_SECONDS_MAX),
+        }
+    }
+}
+
+/// How many event streams may be open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// On this server.
+    pub max: usize,
+    /// Of one API key.
+    pub per_key_max: usize,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self { max: STREAMS_MAX, per_key_max: STREAMS_PER_KEY_MAX }
+    }
 }
 
 #[derive(Clone)]
@@ -29,11 +76,13 @@ pub struct Api {
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) planning: Arc<Semaphore>,
+    pub(crate) live: Arc<Live>,
 }
 
 impl Api {
-    /// Cancelling `shutdown` ends open event streams and [`crate::serve`].
+    /// To be called on the runtime that serves. Cancelling `shutdown` ends open event streams and [`crate::serve`].
     pub fn new(store: Store, config: Arc<ApiConfig>, shutdown: CancellationToken) -> Self {
-        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)) }
+        let live = Live::start(store.clone(), config.streams, shutdown.clone());
+        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)), live }
     }
 }

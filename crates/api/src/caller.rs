@@ -3,12 +3,12 @@
 //! Invariant: every route has its line in `needed`, and a route without one is refused; a test goes over the contract.
 
 use axum::{
-    extract::{FromRequestParts, MatchedPath, Request, State},
+    extract::{FromRequestParts, MatchedPath, Query, Request, State},
     http::{Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use jobs::{Scope, Secret};
+use jobs::{Scope, Secret, TicketHolder};
 
 use crate::Api;
 use crate::problem::{Code, Problem, Result};
@@ -58,10 +58,13 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         | "/v1/jobs/{id}/artifacts"
         | "/v1/jobs/{id}/artifacts/{path}"
         | "/v1/groups/{id}"
+        | "/v1/events"
             if reads =>
         {
             Needed::Scope(Scope::JobsRead)
         }
+        // it opens what its key may read
+        "/v1/stream-tickets" if *method == Method::POST => Needed::Scope(Scope::JobsRead),
         "/v1/jobs/{id}" if *method == Method::DELETE => Needed::Scope(Scope::JobsWrite),
         "/v1/jobs" | "/v1/jobs/{id}/cancel" | "/v1/jobs/{id}/retry" | "/v1/groups/{id}/cancel" | "/v1/plans"
             if *method == Method::POST =>
@@ -78,8 +81,8 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
 
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     // a body is not for several threads, and what is looked for is in the head
-    let (needed, secret) = (asked(&request), bearer(&request));
-    match caller(&api, needed, secret).await {
+    let (needed, shown) = (asked(&request), shown(&request));
+    match caller(&api, needed, shown).await {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             next.run(request).await
@@ -96,7 +99,7 @@ fn asked(request: &Request) -> Needed {
     }
 }
 
-async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
+async fn caller(api: &Api, needed: Needed, shown: Result<Shown>) -> Result<Caller> {
     let anyone = Caller { tenant: String::new(), key: String::new() };
     if needed == Needed::Nothing {
         return Ok(anyone);
@@ -105,7 +108,11 @@ async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Re
     if !api.store.has_keys().await? {
         return Ok(anyone);
     }
-    let secret = secret?.ok_or_else(no_key)?;
+    let secret = match shown? {
+        Shown::Key(secret) => secret,
+        Shown::Ticket(ticket) => return holder(api, &ticket).await,
+        Shown::Nothing => return Err(no_key()),
+    };
     let Some(key) = api.store.key_of(&secret).await? else {
         return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
     };
@@ -116,6 +123,39 @@ async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Re
         }
         _ => Ok(Caller { tenant: key.tenant, key: key.id }),
     }
+}
+
+/// Whose ticket it is, as long as its key is good.
+async fn holder(api: &Api, ticket: &str) -> Result<Caller> {
+    let found = api.store.use_ticket(ticket).await?;
+    let Some(TicketHolder { tenant, key }) = found else {
+        return Err(Problem::new(Code::Unauthenticated, "this ticket is unknown, used or past its end; get another"));
+    };
+    if !api.store.is_good_key(&key).await? {
+        return Err(Problem::new(Code::Unauthenticated, "the key of this ticket is revoked or past its end"));
+    }
+    Ok(Caller { tenant, key })
+}
+
+/// What a request shows of who sends it.
+enum Shown {
+    Key(Secret),
+    /// A stream may be opened by one, where no header can be sent.
+    Ticket(String),
+    Nothing,
+}
+
+fn shown(request: &Request) -> Result<Shown> {
+    if let Some(secret) = bearer(request)? {
+        return Ok(Shown::Key(secret));
+    }
+    let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
+    let opens_stream = *request.method() == Method::GET && ["/v1/events", "/v1/jobs/{id}/events"].contains(&path);
+    let ticket = || {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
+        pairs.into_iter().find(|(name, _)| name == "ticket").map(|(_, ticket)| ticket)
+    };
+    Ok(opens_stream.then(ticket).flatten().map_or(Shown::Nothing, Shown::Ticket))
 }
 
 fn bearer(request: &Request) -> Result<Option<Secret>> {

@@ -18,7 +18,7 @@ pub(crate) struct EventObject {
     job_id: String,
     #[serde(rename = "type")]
     #[schema(value_type = String, example = "queued")]
-    kind: EventKind,
+    pub(crate) kind: EventKind,
     #[schema(value_type = String, example = "info")]
     level: Level,
     #[schema(format = DateTime)]

@@ -1,38 +1,31 @@
-//! A job followed over SSE. The stream reads rows after its cursor; a write in this process only makes it look sooner.
+//! A job, or all jobs of a tenant, followed over SSE. What was stored is read from the database, then what happens from the one
+//! reader of this server.
 //!
-//! Invariant: what has an id is the stored log, in order and without gaps, wherever the client begins; `snapshot`, `progress`
-//! and `end` have none, so that a resumed stream never skips an event.
+//! Invariants: what has an id is the stored log, in order and without gaps, wherever the client begins; `snapshot`, `progress`
+//! and `end` of a job have none, so that a resumed stream never skips an event. A stream makes its next frames when the client
+//! has taken the last: nothing is buffered for one that is slow.
 
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
+    body::{Body, Bytes},
     http::{HeaderName, HeaderValue, header},
-    response::{
-        IntoResponse, Response, Sse,
-        sse::{Event as Frame, KeepAlive},
-    },
+    response::{IntoResponse, Response},
 };
 use futures::{Stream, stream};
-use jobs::{Event, Job, Progress};
-use serde::Serialize;
+use jobs::{Job, JobFilter, Status};
+use serde_json::json;
 
 use crate::Api;
-use crate::caller::Caller;
 use crate::event_object::EventObject;
-use crate::job_object::{JobObject, ProgressObject};
+use crate::fields::Fields;
+use crate::frame::{KEEP_ALIVE, frame, of_event};
+use crate::job_object::JobObject;
+use crate::limits::PAGE_MAX;
+use crate::live::{Recent, Subscription};
 
-/// How long a client waits before it reconnects.
-const RETRY: Duration = Duration::from_millis(3000);
-/// Longest time between two looks at the rows.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A stream outlives its key by no more than this.
-const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// Shortest time between two reports of progress.
-const PROGRESS_EVERY: Duration = Duration::from_millis(500);
+/// How long a client waits before it reconnects, in milliseconds.
+const RETRY: &str = "retry: 3000\n";
 /// Silence after which a comment keeps proxies from closing the connection.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 /// Events read at once.
@@ -40,17 +33,87 @@ const EVENTS_MAX: u32 = 100;
 
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-pub(crate) fn respond(api: Api, caller: Caller, job: Job, after: i64) -> Response {
-    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_EVERY).text("keep-alive");
-    let mut response =
-        Sse::new(frames(Follower::begin(api, caller, job, after))).keep_alive(keep_alive).into_response();
+/// From which place a stream of a tenant's jobs goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Begin {
+    /// From now on.
+    Now,
+    /// Behind this position.
+    Behind(i64),
+    /// From now on, since what was before is forgotten in part.
+    Anew,
+}
+
+/// The events of a job behind `after`.
+pub(crate) fn of_job(api: Api, subscription: Subscription, job: Job, after: i64) -> Response {
+    let snapshot = format!("{RETRY}{}", frame("snapshot", &JobObject::from(job.clone())));
+    respond(Follower {
+        api,
+        subscription,
+        place: Place::Job(Box::new(job)),
+        cursor: after,
+        pending: VecDeque::from([snapshot.into()]),
+        reads: true,
+        ended: false,
+    })
+}
+
+/// The events of all jobs of a tenant; `last` is the newest position.
+pub(crate) async fn of_tenant(
+    api: Api,
+    subscription: Subscription,
+    tenant: String,
+    begin: Begin,
+    last: i64,
+) -> jobs::Result<Response> {
+    let cursor = if let Begin::Behind(position) = begin { position } else { last };
+    let reset = if begin == Begin::Anew { reset() } else { String::new() };
+    // it stands for all before it; behind a place that the client knows it must not move that
+    let id = if let Begin::Behind(_) = begin { String::new() } else { format!("id: {last}\n") };
+    let snapshot = format!("{RETRY}{reset}{id}{}", jobs_under_way(&api, &tenant).await?);
+    Ok(respond(Follower {
+        api,
+        subscription,
+        place: Place::Tenant(tenant),
+        cursor,
+        pending: VecDeque::from([snapshot.into()]),
+        reads: cursor < last,
+        ended: false,
+    }))
+}
+
+/// What a list of jobs need not say to who follows them.
+const OF_SNAPSHOT: &str = "id,object,status,phase,method,labels,priority,attempt,max_attempts,group_id,variant,progress,error,\
+    created_at,started_at,run_at,last_event_id,links";
+
+async fn jobs_under_way(api: &Api, tenant: &str) -> jobs::Result<String> {
+    let filter = JobFilter {
+        tenant: tenant.to_owned(),
+        status: vec![Status::Queued, Status::Running],
+        limit: PAGE_MAX,
+        ..JobFilter::default()
+    };
+    let page = api.store.list(&filter).await?;
+    let fields = Fields::of(OF_SNAPSHOT);
+    let data: Vec<_> = page.jobs.into_iter().map(|job| fields.pick(&JobObject::from(job))).collect();
+    Ok(frame("snapshot", &json!({"object": "list", "data": data, "has_more": page.next.is_some()})))
+}
+
+/// Tells that events before the next are missing.
+fn reset() -> String {
+    frame("reset", &json!({"reason": "events before this are no longer kept; go on from the snapshot"}))
+}
+
+fn respond(follower: Follower) -> Response {
+    let mut response = Body::from_stream(frames(follower)).into_response();
     let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
     response
 }
 
-fn frames(follower: Follower) -> impl Stream<Item = Result<Frame, Infallible>> {
+fn frames(follower: Follower) -> impl Stream<Item = Result<Bytes, Infallible>> {
     stream::unfold(follower, |mut follower| async move {
         let frame = follower.next().await?;
         Some((Ok(frame), follower))
@@ -59,128 +122,133 @@ fn frames(follower: Follower) -> impl Stream<Item = Result<Frame, Infallible>> {
 
 struct Follower {
     api: Api,
-    caller: Caller,
-    /// When its key was last known to be good.
-    checked: Instant,
-    /// As it was at the latest look.
-    job: Job,
+    subscription: Subscription,
+    place: Place,
     /// The newest event that is told.
     cursor: i64,
-    told: Told,
-    pending: VecDeque<Frame>,
+    /// Frames of one read at most.
+    pending: VecDeque<Bytes>,
+    /// Whether the database has what is next, and not the subscription.
+    reads: bool,
     ended: bool,
 }
 
-struct Told {
-    progress: Option<Progress>,
-    at: Instant,
+enum Place {
+    /// As it was when the stream began.
+    Job(Box<Job>),
+    Tenant(String),
 }
 
 impl Follower {
-    fn begin(api: Api, caller: Caller, job: Job, after: i64) -> Self {
-        let snapshot = frame("snapshot", &JobObject::from(job.clone())).retry(RETRY);
-        let told = Told { progress: job.progress.clone(), at: Instant::now() };
-        Self {
-            api,
-            caller,
-            checked: Instant::now(),
-            job,
-            cursor: after,
-            told,
-            pending: VecDeque::from([snapshot]),
-            ended: false,
-        }
-    }
-
-    /// `None` ends the stream: the job has ended, the server stops, or the database is away and the client shall come again.
-    async fn next(&mut self) -> Option<Frame> {
+    /// `None` ends the stream: the job has ended, the key has, the server stops, or the database is away and the client shall
+    /// come again.
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
+            if self.api.shutdown.is_cancelled() || self.subscription.is_ended() {
+                return None;
+            }
             if let Some(frame) = self.pending.pop_front() {
                 return Some(frame);
             }
-            if self.ended || self.api.shutdown.is_cancelled() {
+            if self.ended {
                 return None;
             }
             if let Err(error) = self.look().await {
-                tracing::warn!(job = %self.job.id, %error, "event stream cut: the database does not answer");
+                tracing::warn!(%error, "event stream cut: the database does not answer");
                 return None;
             }
-            if self.pending.is_empty() && !self.ended {
-                self.wait().await;
+            if !self.pending.is_empty() || self.ended || self.reads {
+                continue;
+            }
+            tokio::select! {
+                () = self.subscription.changed() => {}
+                () = self.api.shutdown.cancelled() => {}
+                () = tokio::time::sleep(KEEP_ALIVE_EVERY) => return Some(Bytes::from_static(KEEP_ALIVE.as_bytes())),
             }
         }
     }
 
     async fn look(&mut self) -> jobs::Result<()> {
-        if self.checked.elapsed() >= CHECK_EVERY {
-            self.checked = Instant::now();
-            if !self.api.store.is_good_key(&self.caller.key).await? {
-                self.ended = true;
-                return Ok(());
+        if self.reads {
+            return self.read().await;
+        }
+        match self.subscription.behind(self.cursor) {
+            Recent::Behind => self.reads = true,
+            Recent::Frames(frames, last) => {
+                self.pending.extend(frames.into_iter().map(Bytes::from));
+                self.cursor = last;
+                self.tell_the_rest();
             }
-        }
-        // nothing is appended once a job has ended; what an ended job's log lacks is forgotten
-        let had_ended = self.job.status.is_terminal();
-        let events = self.api.store.events(&self.job.id, self.cursor, EVENTS_MAX).await?;
-        if had_ended && events.is_empty() {
-            self.cursor = self.job.last_seq;
-        }
-        events.into_iter().for_each(|event| self.tell(event));
-        // read after the events: its `last_seq` then says whether there were more
-        if let Some(job) = self.api.store.job(&self.job.id).await? {
-            self.job = job;
-        }
-        if self.job.status.is_terminal() {
-            self.end_if_all_is_told();
-        } else {
-            self.tell_progress();
         }
         Ok(())
     }
 
-    fn tell(&mut self, event: Event) {
-        self.cursor = event.seq;
-        let kind = event.kind.as_str();
-        let object = EventObject::from(event);
-        self.pending.push_back(frame(kind, &object).id(&object.id));
-    }
-
-    fn end_if_all_is_told(&mut self) {
-        if self.cursor >= self.job.last_seq {
-            self.pending.push_back(frame("end", &JobObject::from(self.job.clone())));
-            self.ended = true;
+    /// How the job stands after its events.
+    fn tell_the_rest(&mut self) {
+        match self.subscription.end() {
+            Some((last, frame)) if self.cursor >= last => self.finish(&frame),
+            _ => self
+                .pending
+                .extend(self.subscription.reports().iter().map(|frame| Bytes::copy_from_slice(frame.as_bytes()))),
         }
     }
 
-    fn tell_progress(&mut self) {
-        let Some(progress) = &self.job.progress else { return };
-        if self.told.progress.as_ref() == Some(progress) || self.told.at.elapsed() < PROGRESS_EVERY {
-            return;
-        }
-        self.pending.push_back(frame("progress", &ProgressObject::from(progress)));
-        self.told = Told { progress: Some(progress.clone()), at: Instant::now() };
+    fn finish(&mut self, frame: &str) {
+        self.pending.push_back(Bytes::copy_from_slice(frame.as_bytes()));
+        self.ended = true;
     }
 
-    async fn wait(&self) {
-        tokio::select! {
-            () = self.api.shutdown.cancelled() => {}
-            () = self.api.store.changed(LOOK_EVERY) => {}
+    async fn read(&mut self) -> jobs::Result<()> {
+        match &self.place {
+            Place::Job(job) => {
+                let events = self.api.store.events(&job.id, self.cursor, EVENTS_MAX).await?;
+                // nothing is appended once a job has ended; what an ended job's log lacks is forgotten
+                let is_over = job.status.is_terminal() || events.last().is_some_and(|last| last.kind.is_terminal());
+                let is_gap = events.first().map_or(is_over && self.cursor < job.last_seq, |e| e.seq > self.cursor + 1);
+                self.reads = events.len() == EVENTS_MAX as usize;
+                let (id, ends) = (job.id.clone(), is_over && !self.reads);
+                if is_gap {
+                    let snapshot = frame("snapshot", &JobObject::from(Job::clone(job)));
+                    self.pending.push_back(Bytes::from(format!("{}{snapshot}", reset())));
+                }
+                for event in events {
+                    self.cursor = event.seq;
+                    self.push(event.seq, &EventObject::from(event));
+                }
+                if ends {
+                    // a job that was deleted meanwhile has no end to tell
+                    self.ended = true;
+                    if let Some(job) = self.api.store.job(&id).await? {
+                        self.finish(&frame("end", &JobObject::from(job)));
+                    }
+                }
+            }
+            Place::Tenant(tenant) => {
+                let placed = self.api.store.log_behind(self.cursor, Some(tenant), EVENTS_MAX).await?;
+                self.reads = placed.len() == EVENTS_MAX as usize;
+                for placed in placed {
+                    self.cursor = placed.position;
+                    self.push(placed.position, &EventObject::from(placed.event));
+                }
+            }
         }
+        Ok(())
     }
-}
 
-fn frame(kind: &str, data: &impl Serialize) -> Frame {
-    let data = serde_json::to_string(data).expect("objects of texts and numbers are JSON");
-    Frame::default().event(kind).data(data)
+    fn push(&mut self, number: i64, event: &EventObject) {
+        self.pending.push_back(Bytes::from(format!("id: {number}\n{}", of_event(event))));
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use axum::http::Method;
     use jobs::{JobId, Phase};
     use serde_json::json;
 
-    use super::{Caller, EVENTS_MAX, Follower, Instant, PROGRESS_EVERY};
+    use super::EVENTS_MAX;
     use crate::testing::{Answer, Fixture, Frame, Reader};
 
     const STREAM: (&str, &str) = ("accept", "text/event-stream");
@@ -218,7 +286,7 @@ mod tests {
             kinds,
             ["snapshot", "queued", "started", "warning", "warning", "warning", "warning", "succeeded", "end"]
         );
-        assert!(answer.text().starts_with("event: snapshot\n") && answer.text().contains("\nretry: 3000\n"));
+        assert!(answer.text().starts_with("retry: 3000\nevent: snapshot\n"));
         assert_eq!((&frames[0].data["status"], &frames[8].data["status"]), (&json!("succeeded"), &json!("succeeded")));
         assert_eq!((frames[0].id.as_ref(), frames[8].id.as_ref()), (None, None));
         assert_eq!(frames[1].data["id"], "1");
@@ -228,13 +296,14 @@ mod tests {
     async fn a_stream_whose_events_are_forgotten_ends_all_the_same() {
         let fixture = Fixture::new().await;
         let id = a_finished_job(&fixture).await;
-        tokio::time::sleep(PROGRESS_EVERY / 50).await;
-        let retention = jobs::Retention { events: Some(PROGRESS_EVERY / 500), ..jobs::Retention::default() };
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let retention = jobs::Retention { events: Some(Duration::from_millis(1)), ..jobs::Retention::default() };
         assert!(fixture.store.prune(retention).await.unwrap().events > 0);
         let path = format!("/v1/jobs/{id}/events");
         let stream = fixture.send(Method::GET, &path, &[STREAM], "");
-        let answer = tokio::time::timeout(40 * PROGRESS_EVERY, stream).await.expect("the stream ends");
-        assert!(answer.text().contains("event: end"), "{}", answer.text());
+        let answer = tokio::time::timeout(Duration::from_secs(20), stream).await.expect("the stream ends");
+        let kinds: Vec<String> = answer.frames().into_iter().map(|frame| frame.event).collect();
+        assert_eq!(kinds, ["snapshot", "reset", "snapshot", "end"]);
     }
 
     #[tokio::test]
@@ -288,28 +357,6 @@ mod tests {
         let end = reader.next().await.unwrap();
         assert_eq!((end.event.as_str(), &end.data["status"]), ("end", &json!("failed")));
         assert!(reader.next().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn progress_is_told_when_it_changed_and_not_too_often() {
-        let fixture = Fixture::new().await;
-        let id = fixture.submit().await;
-        let lease = fixture.claim().await;
-        let mut follower = {
-            let caller = Caller { tenant: String::new(), key: String::new() };
-            Follower::begin(fixture.api(), caller, fixture.store.job(&id).await.unwrap().unwrap(), 2)
-        };
-        follower.pending.clear();
-        let long_ago = || Instant::now().checked_sub(PROGRESS_EVERY).unwrap();
-        let soon = || Instant::now() + PROGRESS_EVERY;
-        for (percent, at, told) in
-            [(1, soon(), 0), (1, long_ago(), 1), (1, long_ago(), 0), (2, soon(), 0), (2, long_ago(), 1)]
-        {
-            fixture.progress(&lease, percent).await;
-            follower.told.at = at;
-            follower.look().await.unwrap();
-            assert_eq!(follower.pending.drain(..).count(), told, "{percent} %");
-        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use jobs::{Job, JobId, Store};
 use crate::Api;
 use crate::caller::Caller;
 use crate::etag::tagged;
+use crate::fields::Fields;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
@@ -22,6 +23,7 @@ use crate::wait::Wait;
     tag = "jobs",
     params(
         ("id" = String, Path, description = "The id of the job"),
+        ("fields" = Option<String>, Query, description = "Only these fields, joined by commas, as in `id,status,progress`"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the job is over, or after N seconds, at most 60"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),
@@ -42,14 +44,15 @@ pub(crate) async fn get_job(
     query: Pairs,
     headers: HeaderMap,
 ) -> Result<Response> {
-    query.only(&[])?;
+    query.only(&["fields"])?;
+    let fields = Fields::asked(&query)?;
     let mut job = find(&api.store, &caller, &id).await?;
     let wait = Wait::preferred(&headers);
     if let Some(wait) = wait {
         job = wait.for_job(&api, &job.id).await?.ok_or_else(|| Problem::no_job(&id))?;
     }
     let attempts = api.store.attempts(&job.id).await?;
-    let response = tagged(&headers, &JobObject::from(job).with_attempts(attempts));
+    let response = tagged(&headers, &fields.pick(&JobObject::from(job).with_attempts(attempts)));
     Ok(match wait {
         Some(wait) => wait.applied(response),
         None => response,

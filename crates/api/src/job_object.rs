@@ -1,6 +1,6 @@
 //! A job as clients see it.
 
-use jobs::{Attempt, Job, JobFailure, Requirements};
+use jobs::{Attempt, Job, JobFailure, JobId, Requirements};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -108,7 +108,7 @@ pub(crate) enum RecipeFormat {
     Json,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 #[schema(as = Progress)]
 pub(crate) struct ProgressObject {
     /// From 0 to 1, by bytes.
@@ -305,6 +305,20 @@ impl From<&jobs::Progress> for ProgressObject {
             seconds_left: seconds_left(progress),
             updated_at: rfc3339(progress.updated_at),
         }
+    }
+}
+
+/// The progress of one of several jobs.
+#[derive(Debug, Serialize)]
+pub(crate) struct JobProgress<'a> {
+    job_id: &'a str,
+    #[serde(flatten)]
+    progress: &'a ProgressObject,
+}
+
+impl ProgressObject {
+    pub(crate) fn of_job<'a>(&'a self, id: &'a JobId) -> JobProgress<'a> {
+        JobProgress { job_id: id.as_str(), progress: self }
     }
 }
 

@@ -14,6 +14,9 @@ mod delete_job;
 mod etag;
 mod event_object;
 mod event_stream;
+mod fields;
+mod follow_all;
+mod frame;
 mod get_group;
 mod get_job;
 mod group_object;
@@ -22,6 +25,7 @@ mod index;
 mod job_object;
 mod list_jobs;
 mod list_methods;
+mod live;
 mod merge_request;
 mod openapi;
 mod planning;
@@ -34,6 +38,9 @@ mod request_id;
 mod retry_job;
 mod router;
 mod same_origin;
+mod serve;
+mod slow_body;
+mod stream_tickets;
 #[cfg(test)]
 mod testing;
 mod timestamp;
@@ -41,9 +48,10 @@ mod version;
 mod wait;
 mod workers;
 
-pub use api::{Api, ApiConfig};
+pub use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};
 pub use openapi::openapi_yaml;
-pub use router::{router, serve};
+pub use router::router;
+pub use serve::serve;
 
 /// Named limits of a request.
 pub mod limits {
@@ -70,6 +78,22 @@ pub mod limits {
     pub const SECONDS: RangeInclusive<i64> = 1..=365 * 24 * 3600;
     /// The year 2100, in milliseconds since the epoch: no time that anybody means is later.
     pub const TIME_END: i64 = 4_102_444_800_000;
+    /// Open connections of one server; others wait to be accepted.
+    pub const CONNECTIONS_MAX: usize = 16_384;
+    /// Seconds for the head of a request, and between requests of a connection.
+    pub const HEAD_SECONDS_MAX: u64 = 30;
+    /// Seconds for the body of a request.
+    pub const BODY_SECONDS_MAX: u64 = 30;
+    /// Seconds in which a client takes nothing of an answer that waits for it.
+    pub const STALL_SECONDS_MAX: u64 = 60;
+    /// Bytes of the head of a request.
+    pub const HEAD_BYTES_MAX: usize = 64 * 1024;
+    /// Open event streams of one server.
+    pub const STREAMS_MAX: usize = 10_000;
+    /// Open event streams of one API key on one server.
+    pub const STREAMS_PER_KEY_MAX: usize = 100;
+    /// How long a ticket for a stream is good.
+    pub const TICKET_SECONDS: u64 = 60;
     /// Characters of an idempotency key.
     pub const IDEMPOTENCY_KEY_CHARS_MAX: usize = 255;
     /// Characters of a request id that a client may choose.

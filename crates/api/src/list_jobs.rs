@@ -3,10 +3,12 @@
 use axum::{Json, extract::State};
 use jobs::{Cursor, GroupId, JobFilter, JobPage, Status};
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::Api;
 use crate::caller::Caller;
+use crate::fields::Fields;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
@@ -16,7 +18,8 @@ use crate::timestamp::milliseconds;
 pub(crate) struct JobList {
     /// Always `list`.
     object: &'static str,
-    data: Vec<JobObject>,
+    #[schema(value_type = Vec<JobObject>)]
+    data: Vec<Value>,
     has_more: bool,
     /// For `after`, to read on; null on the last page.
     next_cursor: Option<String>,
@@ -34,6 +37,7 @@ pub(crate) struct JobList {
         ("label" = Option<Vec<String>>, Query, description = "Only jobs with this label, as `key=value`; repeatable"),
         ("created_after" = Option<String>, Query, description = "Only jobs made then or later, as 2026-01-31T08:00:00Z"),
         ("created_before" = Option<String>, Query, description = "Only jobs made before then"),
+        ("fields" = Option<String>, Query, description = "Only these fields of each job, joined by commas, as in `id,status,progress`"),
         ("limit" = Option<u32>, Query, description = "1 to 100, else 20"),
         ("after" = Option<String>, Query, description = "The `next_cursor` of the page before"),
     ),
@@ -44,7 +48,18 @@ pub(crate) struct JobList {
     )
 )]
 pub(crate) async fn list_jobs(State(api): State<Api>, caller: Caller, query: Pairs) -> Result<Json<JobList>> {
-    query.only(&["status", "group", "method", "label", "created_after", "created_before", "limit", "after"])?;
+    query.only(&[
+        "status",
+        "group",
+        "method",
+        "label",
+        "created_after",
+        "created_before",
+        "fields",
+        "limit",
+        "after",
+    ])?;
+    let fields = Fields::asked(&query)?;
     let filter = JobFilter {
         tenant: caller.tenant,
         status: statuses(&query)?,
@@ -59,7 +74,7 @@ pub(crate) async fn list_jobs(State(api): State<Api>, caller: Caller, query: Pai
     let JobPage { jobs, next } = api.store.list(&filter).await?;
     Ok(Json(JobList {
         object: "list",
-        data: jobs.into_iter().map(JobObject::from).collect(),
+        data: jobs.into_iter().map(|job| fields.pick(&JobObject::from(job))).collect(),
         has_more: next.is_some(),
         next_cursor: next.map(|cursor| cursor.encode()),
     }))

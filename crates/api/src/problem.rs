@@ -40,6 +40,8 @@ pub(crate) enum Code {
     MethodNotAllowed,
     JobFinished,
     JobNotFinished,
+    TooManyStreams,
+    RequestTimeout,
     BodyTooLarge,
     UnsupportedMediaType,
     ForeignHost,
@@ -83,6 +85,8 @@ impl Code {
                 ("method_not_allowed", S::METHOD_NOT_ALLOWED, "This path does not take this method")
             }
             Self::JobFinished => ("job_finished", S::CONFLICT, "The job has finished"),
+            Self::RequestTimeout => ("request_timeout", S::REQUEST_TIMEOUT, "The body came too slowly"),
+            Self::TooManyStreams => ("too_many_streams", S::TOO_MANY_REQUESTS, "The key has too many open streams"),
             Self::BodyTooLarge => ("body_too_large", S::PAYLOAD_TOO_LARGE, "The body is too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", S::UNSUPPORTED_MEDIA_TYPE, "This content type is not taken")
@@ -285,15 +289,20 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
+    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if status == StatusCode::REQUEST_TIMEOUT {
+        // the rest of the body is not waited for
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    for kept in [header::ALLOW, header::CONTENT_RANGE] {
-        if let Some(value) = response.headers_mut().remove(&kept) {
-            headers.insert(kept, value);
+    // what layers have said beside the body, as of the methods that are allowed, or to a browser
+    for (name, value) in response.headers() {
+        if ![header::CONTENT_TYPE, header::CONTENT_LENGTH].contains(name) {
+            headers.insert(name.clone(), value.clone());
         }
     }
     rendered
@@ -308,7 +317,7 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
         detail: problem.detail,
         code: word,
         request_id: request_id.to_owned(),
-        retryable: problem.code == Code::Unavailable,
+        retryable: matches!(problem.code, Code::Unavailable | Code::TooManyStreams | Code::RequestTimeout),
         errors: problem.errors,
         warnings: problem.warnings,
     }

@@ -15,10 +15,11 @@ use crate::caller::Caller;
 use crate::event_object::EventObject;
 use crate::event_stream;
 use crate::get_job::find;
+use crate::live::Subject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EventList {
@@ -34,7 +35,8 @@ pub(crate) struct EventList {
 ///
 /// With `Accept: text/event-stream` the answer is a stream: first `snapshot` with the job, then every event after
 /// `Last-Event-ID` or `after` with its id, between them `progress` without id at most twice a second, and after the last
-/// event `end` with the job. A stream that is cut is resumed by its last id; after the end that is answered with 204.
+/// event `end` with the job. A stream that is cut is resumed by its last id; after the end that is answered with 204. Where
+/// events before the next are no longer kept, `reset` says so, and a new `snapshot` follows.
 #[utoipa::path(
     get,
     path = "/v1/jobs/{id}/events",
@@ -43,6 +45,7 @@ pub(crate) struct EventList {
         ("id" = String, Path, description = "The id of the job"),
         ("after" = Option<i64>, Query, description = "Only events after this id"),
         ("limit" = Option<u32>, Query, description = "1 to 100, else 20; of the list alone"),
+        ("ticket" = Option<String>, Query, description = "Of `POST /v1/stream-tickets`, in place of a key"),
         ("Last-Event-ID" = Option<i64>, Header, description = "As `after`, which it overrides; of the stream alone"),
     ),
     responses(
@@ -52,6 +55,7 @@ pub(crate) struct EventList {
         )),
         (status = 204, description = "The job has ended and the client has its whole log: do not reconnect"),
         (status = 400, description = "The query or `Last-Event-ID` cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "The key has too many open streams", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
@@ -63,12 +67,12 @@ pub(crate) async fn read_events(
     headers: HeaderMap,
     query: Pairs,
 ) -> Result<Response> {
-    query.only(&["after", "limit"])?;
+    query.only(&["after", "limit", "ticket"])?;
     let job = find(&api.store, &caller, &id).await?;
-    if wants_stream(&headers) { stream(api, caller, job, &headers, &query) } else { list(api, job, &query).await }
+    if wants_stream(&headers) { stream(api, caller, job, &headers, &query).await } else { list(api, job, &query).await }
 }
 
-fn wants_stream(headers: &HeaderMap) -> bool {
+pub(crate) fn wants_stream(headers: &HeaderMap) -> bool {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let mut types = accepted.flat_map(|value| value.split(',')).map(|part| part.split(';').next().unwrap_or_default());
     types.any(|media_type| media_type.trim().eq_ignore_ascii_case("text/event-stream"))
@@ -85,7 +89,7 @@ async fn list(api: Api, job: Job, query: &Pairs) -> Result<Response> {
     Ok(Json(EventList { object: "list", data, has_more, next_cursor }).into_response())
 }
 
-fn stream(api: Api, caller: Caller, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
+async fn stream(api: Api, caller: Caller, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
     let after = match headers.get(LAST_EVENT_ID) {
         Some(value) => last_event_id(value.to_str().unwrap_or_default(), job.last_seq)?,
         None => after(query)?,
@@ -96,7 +100,8 @@ fn stream(api: Api, caller: Caller, job: Job, headers: &HeaderMap, query: &Pairs
     if job.status.is_terminal() && after >= job.last_seq {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    Ok(event_stream::respond(api, caller, job, after))
+    let subscription = api.live.subscribe(&caller, Subject::Job(job.id.clone())).await?;
+    Ok(event_stream::of_job(api, subscription, job, after))
 }
 
 fn after(query: &Pairs) -> Result<i64> {

@@ -3,7 +3,6 @@
 use std::any::Any;
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse, response::Response};
-use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -13,21 +12,16 @@ use crate::limits::BODY_BYTES_MAX;
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
 use crate::request_id::request_id;
-use crate::same_origin::same_origin;
+use crate::same_origin::{cors, same_origin};
+use crate::slow_body::slow_body;
 use crate::{
-    Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, get_group, get_job, health, index,
-    list_jobs, list_methods, queue, read_events, retry_job, version, workers,
+    Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, follow_all, get_group, get_job,
+    health, index, list_jobs, list_methods, queue, read_events, retry_job, stream_tickets, version, workers,
 };
 
 pub fn router(api: Api) -> Router {
     let (router, _) = routes().split_for_parts();
     with_layers(router, api)
-}
-
-/// Serves until `shutdown` of the api is cancelled and the requests under way are answered.
-pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
-    let shutdown = api.shutdown.clone();
-    axum::serve(listener, router(api)).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -37,6 +31,8 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cancel_job::cancel_job))
         .routes(routes!(retry_job::retry_job))
         .routes(routes!(read_events::read_events))
+        .routes(routes!(follow_all::follow_all))
+        .routes(routes!(stream_tickets::create_ticket))
         .routes(routes!(artifacts::list_artifacts))
         .routes(routes!(artifacts::get_artifact))
         .routes(routes!(get_group::get_group))
@@ -59,8 +55,10 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 fn with_layers(router: Router<Api>, api: Api) -> Router {
     router
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(api.clone(), slow_body))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
+        .layer(cors(&api.config))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))
         .layer(middleware::from_fn(request_id))
         .with_state(api)
@@ -77,7 +75,10 @@ mod tests {
     use axum::{body::Body, extract::Request, routing::get};
     use tower::ServiceExt;
 
+    use tokio::net::TcpListener;
+
     use super::*;
+    use crate::serve;
     use crate::testing::{Answer, Fixture};
 
     #[tokio::test]

@@ -3,36 +3,72 @@
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, Uri, header, uri::Authority},
+    http::{HeaderMap, HeaderName, Method, Uri, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
 
-use crate::Api;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
 use crate::problem::{Code, Problem, Result};
+use crate::{Api, ApiConfig};
 
 pub(crate) async fn same_origin(State(api): State<Api>, request: Request, next: Next) -> Response {
-    match check(&request, api.config.allowed_hosts.as_deref()) {
+    match check(&request, &api.config) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
 }
 
-fn check(request: &Request, allowed: Option<&[String]>) -> Result<()> {
+/// Tells browsers what pages of the allowed origins may send and read. Of others they learn nothing.
+pub(crate) fn cors(config: &ApiConfig) -> CorsLayer {
+    let origins = config.allowed_origins.iter().filter_map(|origin| origin.parse().ok());
+    let named = |names: &[&'static str]| names.iter().map(|name| HeaderName::from_static(name)).collect::<Vec<_>>();
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::DELETE])
+        .allow_headers(named(&[
+            "authorization",
+            "content-type",
+            "idempotency-key",
+            "if-none-match",
+            "last-event-id",
+            "prefer",
+            "range",
+            "traceparent",
+            "x-request-id",
+        ]))
+        .expose_headers(named(&[
+            "accept-ranges",
+            "content-range",
+            "etag",
+            "idempotent-replayed",
+            "location",
+            "preference-applied",
+            "ratelimit",
+            "ratelimit-policy",
+            "retry-after",
+            "x-request-id",
+        ]))
+        .max_age(std::time::Duration::from_secs(600))
+}
+
+fn check(request: &Request, config: &ApiConfig) -> Result<()> {
     let host = host(request);
-    if let Some(allowed) = allowed
+    if let Some(allowed) = &config.allowed_hosts
         && !host.as_ref().is_some_and(|host| is_allowed(host, allowed))
     {
         let detail = "the `Host` of the request is not a name of this server; `--allowed-host` allows more";
         return Err(Problem::new(Code::ForeignHost, detail));
     }
-    if matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS) {
-        return Ok(());
-    }
     match request.headers().get(header::ORIGIN) {
         Some(_) if origin(request.headers()) == host && host.is_some() => Ok(()),
+        Some(origin) if config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => Ok(()),
         None => Ok(()),
-        Some(_) => Err(Problem::new(Code::ForeignOrigin, "the `Origin` of the request is not this server")),
+        Some(_) => Err(Problem::new(
+            Code::ForeignOrigin,
+            "the `Origin` of the request is not this server; `--allowed-origin` allows more",
+        )),
     }
 }
 
@@ -75,6 +111,28 @@ mod tests {
         for host in ["localhost", "LOCALHOST:1", "127.0.0.1:8080", "[::1]:8080"] {
             let answer = fixture.send(Method::GET, "/healthz", &[("host", host)], "").await;
             assert_eq!(answer.status, 200, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_page_of_an_allowed_origin_may_ask_and_read() {
+        let fixture = Fixture::new().await;
+        let origin = ("origin", "https://dash.example.org");
+        let asks =
+            [origin, ("access-control-request-method", "POST"), ("access-control-request-headers", "authorization")];
+        let answer = fixture.send(Method::OPTIONS, "/v1/jobs", &asks, "").await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, origin.1));
+        let answer = fixture.send(Method::POST, "/v1/jobs", &[origin, ("content-type", YAML)], RECIPE).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (201, origin.1));
+        let plain = fixture.get("/v1/jobs").await;
+        assert_eq!(plain.header("access-control-allow-origin"), "");
+        for foreign in
+            ["https://dash.example.org.evil.example", "http://dash.example.org", "https://dash.example.org:1"]
+        {
+            let asks = [("origin", foreign), ("access-control-request-method", "POST")];
+            assert_eq!(fixture.send(Method::OPTIONS, "/v1/jobs", &asks, "").await.status, 403, "{foreign}");
+            let answer = fixture.send(Method::GET, "/v1/jobs", &[("origin", foreign)], "").await;
+            assert_eq!((answer.status, answer.header("access-control-allow-origin")), (403, ""));
         }
     }
 

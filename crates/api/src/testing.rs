@@ -13,7 +13,8 @@ use checkpoint::{Access, Dtype, OutputRoots};
 use engine::Settings;
 use futures::StreamExt;
 use jobs::{
-    EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, Outcome, Phase, Progress, Store, WorkerId,
+    EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, NewKey, Outcome, Phase, Progress, Scope, Store,
+    WorkerId,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -49,7 +50,7 @@ variants:
 ";
 const TTL: Duration = Duration::from_secs(60);
 /// Far above what an answer takes: a stream that does not end fails its test instead of hanging it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Fixture {
     pub(crate) store: Store,
@@ -74,6 +75,12 @@ impl Fixture {
             private: Vec::new(),
             outputs: OutputRoots::new(vec![directory.path().join("out")]),
             settings: Settings::default(),
+            connections: crate::ConnectionLimits {
+                body: Duration::from_millis(300),
+                ..crate::ConnectionLimits::default()
+            },
+            streams: crate::StreamLimits { max: 5, per_key_max: 3 },
+            allowed_origins: vec!["https://dash.example.org".to_owned()],
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
@@ -84,6 +91,12 @@ impl Fixture {
 
     pub(crate) fn api(&self) -> Api {
         Api::new(self.store.clone(), self.config.clone(), self.shutdown.clone())
+    }
+
+    /// An API of its own on the same store.
+    pub(crate) fn api_with(&self, connections: crate::ConnectionLimits) -> Api {
+        let config = ApiConfig { connections, ..ApiConfig::clone(&self.config) };
+        Api::new(self.store.clone(), Arc::new(config), self.shutdown.clone())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -98,7 +111,11 @@ impl Fixture {
         for (name, value) in headers {
             request = request.header(*name, value.as_bytes());
         }
-        self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()
+        self.ask(request.body(Body::from(body.to_owned())).unwrap()).await
+    }
+
+    pub(crate) async fn ask(&self, request: Request) -> Response {
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -124,6 +141,13 @@ impl Fixture {
     pub(crate) async fn submit(&self) -> JobId {
         let answer = self.post("/v1/jobs", RECIPE).await;
         JobId::parse(answer.json()["id"].as_str().expect("a job")).unwrap()
+    }
+
+    /// The id of a new job of the key's tenant.
+    pub(crate) async fn submit_as(&self, key: &str) -> String {
+        let headers = [("authorization", key), ("content-type", YAML)];
+        let answer = self.send(Method::POST, "/v1/jobs", &headers, RECIPE).await;
+        answer.json()["id"].as_str().expect("a job").to_owned()
     }
 
     pub(crate) async fn count(&self) -> usize {
@@ -157,6 +181,13 @@ impl Fixture {
         self.store.record(lease, Some(phase), event).await.unwrap();
     }
 
+    /// An event of so many bytes.
+    pub(crate) async fn record_long(&self, lease: &Lease, bytes: usize) {
+        let (kind, level) = (EventKind::Warning, Level::Warn);
+        let event = NewEvent { kind, level, message: "x".repeat(bytes), data: json!({}) };
+        self.store.record(lease, None, event).await.unwrap();
+    }
+
     pub(crate) async fn succeed(&self, lease: &Lease) {
         self.store
             .finish(lease, Outcome::Succeeded { publication: json!({"uri": "file:///out"}), published: None })
@@ -173,6 +204,18 @@ impl Fixture {
         };
         self.store.finish(lease, Outcome::Failed(failure)).await.unwrap();
     }
+}
+
+/// A header's value with a key of the tenant that may do everything.
+pub(crate) async fn a_key(store: &Store, tenant: &str) -> String {
+    let new = NewKey {
+        name: "test".into(),
+        tenant: tenant.into(),
+        scopes: Scope::ALL.into(),
+        expires_at: None,
+        adopts: false,
+    };
+    format!("Bearer {}", store.create_key(new).await.unwrap().1.reveal())
 }
 
 /// A response read to its end.
@@ -234,7 +277,12 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn open(fixture: &Fixture, path: &str) -> Self {
-        let response = fixture.respond(Method::GET, path, &[("accept", "text/event-stream")], "").await;
+        Self::open_as(fixture, path, &[]).await
+    }
+
+    pub(crate) async fn open_as(fixture: &Fixture, path: &str, headers: &[(&str, &str)]) -> Self {
+        let headers = [&[("accept", "text/event-stream")], headers].concat();
+        let response = fixture.respond(Method::GET, path, &headers, "").await;
         assert_eq!(response.status(), 200);
         Self { body: response.into_body().into_data_stream(), buffer: String::new() }
     }

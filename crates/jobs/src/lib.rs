@@ -27,6 +27,6 @@ pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
 pub use store::{
-    Attempt, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store, Ticket, TicketHolder,
-    WorkerRow,
+    Attempt, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store, Ticket,
+    TicketHolder, WorkerRow,
 };

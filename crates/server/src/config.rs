@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use api::{ConnectionLimits, StreamLimits};
 use checkpoint::{Access, OutputRoots};
 use clap::{Args, ValueEnum};
 use jobs::{Limits, Retention};
@@ -18,6 +19,7 @@ use crate::size::Bytes;
 const THREADS_MAX: usize = 1024;
 const WORKERS_MAX: usize = 256;
 const DAY: u64 = 24 * 3600;
+const COUNT_MAX: u32 = 1_000_000;
 
 /// What a merge may use; also for merges without a server.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
@@ -107,6 +109,29 @@ pub struct Values {
     #[arg(long, env = "AMALGAM_ALLOWED_HOST", value_delimiter = ',')]
     #[serde(default)]
     pub allowed_host: Vec<String>,
+    /// Origins of web pages that may use the API from a browser, as `https://dash.example.org`; repeatable [default: none but
+    /// the server's own].
+    #[arg(long, env = "AMALGAM_ALLOWED_ORIGIN", value_delimiter = ',')]
+    #[serde(default)]
+    pub allowed_origin: Vec<String>,
+    /// Open connections of the server; others wait [default: 16384].
+    #[arg(long, env = "AMALGAM_CONNECTIONS_MAX")]
+    pub connections_max: Option<u32>,
+    /// Seconds for the head of a request, and between two requests of a connection [default: 30].
+    #[arg(long, env = "AMALGAM_HEAD_SECONDS_MAX")]
+    pub head_seconds_max: Option<u64>,
+    /// Seconds for the body of a request [default: 30].
+    #[arg(long, env = "AMALGAM_BODY_SECONDS_MAX")]
+    pub body_seconds_max: Option<u64>,
+    /// A client that takes nothing of its answer for so many seconds is cut off [default: 60].
+    #[arg(long, env = "AMALGAM_CLIENT_STALL_SECONDS_MAX")]
+    pub client_stall_seconds_max: Option<u64>,
+    /// Open event streams of the server [default: 10000].
+    #[arg(long, env = "AMALGAM_STREAMS_MAX")]
+    pub streams_max: Option<u32>,
+    /// Open event streams of one API key, on each server [default: 100].
+    #[arg(long, env = "AMALGAM_STREAMS_PER_KEY_MAX")]
+    pub streams_per_key_max: Option<u32>,
     /// sqlite://PATH or postgres://... [default: sqlite://<data-dir>/amalgam.db].
     #[arg(long, env = "AMALGAM_DATABASE", hide_env_values = true)]
     pub database: Option<String>,
@@ -177,6 +202,13 @@ impl Values {
             listen: self.listen.or(other.listen),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
             allowed_host: first(self.allowed_host, other.allowed_host),
+            allowed_origin: first(self.allowed_origin, other.allowed_origin),
+            connections_max: self.connections_max.or(other.connections_max),
+            head_seconds_max: self.head_seconds_max.or(other.head_seconds_max),
+            body_seconds_max: self.body_seconds_max.or(other.body_seconds_max),
+            client_stall_seconds_max: self.client_stall_seconds_max.or(other.client_stall_seconds_max),
+            streams_max: self.streams_max.or(other.streams_max),
+            streams_per_key_max: self.streams_per_key_max.or(other.streams_per_key_max),
             database: self.database.or(other.database),
             database_direct: self.database_direct.or(other.database_direct),
             data_dir: self.data_dir.or(other.data_dir),
@@ -207,6 +239,9 @@ pub struct Config {
     pub insecure_listen: bool,
     /// `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
+    pub allowed_origins: Vec<String>,
+    pub connections: ConnectionLimits,
+    pub streams: StreamLimits,
     pub database: String,
     pub database_direct: Option<String>,
     pub artifacts: PathBuf,
@@ -259,6 +294,8 @@ impl ConfigArgs {
         bounded(values.workers.unwrap_or(0), WORKERS_MAX).map_err(|e| Failure::refused(format!("workers: {e}")))?;
         bounded(values.merge.threads.unwrap_or(0), THREADS_MAX)
             .map_err(|e| Failure::refused(format!("threads: {e}")))?;
+        let (connections, streams) = (connections(&values)?, streams(&values)?);
+        values.allowed_origin.iter().try_for_each(|origin| check_origin(origin))?;
         let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
         let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
         let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
@@ -284,6 +321,9 @@ impl ConfigArgs {
             listen,
             insecure_listen: values.insecure_listen == Some(true),
             allowed_hosts: allowed_hosts(values.allowed_host, listen),
+            allowed_origins: values.allowed_origin,
+            connections,
+            streams,
             workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
             slots: values.slots.unwrap_or(1),
             worker_memory: values.worker_memory.map(|memory| memory.0),
@@ -312,6 +352,53 @@ impl ConfigArgs {
             log_format: values.log_format.unwrap_or(LogFormat::Text),
         })
     }
+}
+
+/// Each at least 1, and at most an hour or a million.
+fn connections(values: &Values) -> Result<ConnectionLimits, Failure> {
+    let default = ConnectionLimits::default();
+    Ok(ConnectionLimits {
+        max: count("connections_max", values.connections_max, default.max)?,
+        head: hour_at_most("head_seconds_max", values.head_seconds_max, default.head)?,
+        body: hour_at_most("body_seconds_max", values.body_seconds_max, default.body)?,
+        stall: hour_at_most("client_stall_seconds_max", values.client_stall_seconds_max, default.stall)?,
+    })
+}
+
+fn streams(values: &Values) -> Result<StreamLimits, Failure> {
+    let default = StreamLimits::default();
+    Ok(StreamLimits {
+        max: count("streams_max", values.streams_max, default.max)?,
+        per_key_max: count("streams_per_key_max", values.streams_per_key_max, default.per_key_max)?,
+    })
+}
+
+fn count(name: &str, value: Option<u32>, default: usize) -> Result<usize, Failure> {
+    match value {
+        None => Ok(default),
+        Some(value) if (1..=COUNT_MAX).contains(&value) => Ok(value as usize),
+        Some(value) => Err(Failure::refused(format!("{name} is {value}; it goes from 1 to {COUNT_MAX}"))),
+    }
+}
+
+fn hour_at_most(name: &str, seconds: Option<u64>, default: Duration) -> Result<Duration, Failure> {
+    match seconds {
+        None => Ok(default),
+        Some(seconds) if (1..=3600).contains(&seconds) => Ok(Duration::from_secs(seconds)),
+        Some(seconds) => Err(Failure::refused(format!("{name} is {seconds}; it goes from 1 to 3600"))),
+    }
+}
+
+/// As a browser sends it: scheme and host, and a port where it is not the scheme's own.
+fn check_origin(origin: &str) -> Result<(), Failure> {
+    let rest = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
+    let is_plain = |rest: &str| {
+        !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.:[]".contains(&b))
+    };
+    if rest.is_some_and(is_plain) {
+        return Ok(());
+    }
+    Err(Failure::refused(format!("allowed_origin is {origin:?}; write it as a browser does, https://dash.example.org")))
 }
 
 fn days(count: u64) -> Duration {

@@ -44,8 +44,7 @@ const NEXT: &str = "update event_log set last_position = last_position + $1 wher
 
 const LOCK: &str = "select last_position from event_log where id = 1 for update";
 
-const IS_TO_PLACE: &str =
-    "select count(*) from (select 1 from events where position is null limit 1) any_event";
+const IS_TO_PLACE: &str = "select count(*) from (select 1 from events where position is null limit 1) any_event";
 
 /// In the order of each job's own log.
 const PLACE: &str = "\

@@ -42,6 +42,7 @@ pub struct Server {
 
 impl Server {
     pub async fn start(config: Config) -> Result<Server, Failure> {
+        raise_open_files();
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|e| Failure::failed(format!("cannot listen on {}: {e}", config.listen)))?;
@@ -83,6 +84,15 @@ impl Server {
         close(&self.store).await;
         served.map_err(Failure::failed)
     }
+}
+
+/// Each connection is an open file, and the usual limit of a process is less than a server may need. The hard limit is as far
+/// as it may go.
+fn raise_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    // it goes on with what there is
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
 }
 
 /// A database that fails over while the server starts is asked again.
@@ -157,6 +167,9 @@ fn api_config(config: &Config) -> ApiConfig {
         outputs: config.outputs.clone(),
         settings: config.settings.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
+        allowed_origins: config.allowed_origins.clone(),
+        streams: config.streams,
+        connections: config.connections,
     }
 }
 
