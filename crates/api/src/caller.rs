@@ -50,7 +50,8 @@ pub(crate) enum Needed {
 pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     Some(match path {
-        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" if reads => Needed::Nothing,
+        // also with a method that they do not take, which is then told
+        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" => Needed::Nothing,
         "/v1/methods" if reads => Needed::Key,
         "/v1/jobs"
         | "/v1/jobs/{id}"

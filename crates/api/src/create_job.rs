@@ -98,7 +98,7 @@ impl Created {
     request_body(
         description = "The recipe as YAML, or a JSON object that holds it",
         content(
-            (String = "application/yaml", example = json!("merge_method: linear\nmodels:\n  - model: org/base\n    parameters: {weight: 0.6}\n  - model: org/chat\n    parameters: {weight: 0.4}\ndtype: bfloat16\n")),
+            (Value = "application/yaml", example = json!({"merge_method": "linear", "models": [{"model": "org/base", "parameters": {"weight": 0.6}}, {"model": "org/chat", "parameters": {"weight": 0.4}}], "dtype": "bfloat16"})),
             (MergeRequestBody = "application/json", example = json!({
                 "recipe": {
                     "merge_method": "slerp",
@@ -187,11 +187,16 @@ async fn replayed(api: &Api, key: Option<&str>, request: &MergeRequest) -> Resul
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let is_plain = value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte));
     match value.to_str() {
-        Ok(key) if (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
+        Ok(key) if is_plain && (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && values.next().is_none() => {
+            Ok(Some(key.to_owned()))
+        }
         _ => {
-            let detail = format!("`Idempotency-Key` has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters");
+            let detail =
+                format!("`Idempotency-Key` is one of 1 to {IDEMPOTENCY_KEY_CHARS_MAX} printable ASCII characters");
             Err(Problem::new(Code::InvalidHeader, detail))
         }
     }

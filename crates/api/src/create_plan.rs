@@ -169,7 +169,7 @@ pub(crate) struct TensorBody {
     request_body(
         description = "The recipe as YAML, or a JSON object that holds it",
         content(
-            (String = "application/yaml", example = json!("merge_method: linear\nmodels:\n  - model: org/base\n    parameters: {weight: 0.6}\n  - model: org/chat\n    parameters: {weight: 0.4}\ndtype: bfloat16\n")),
+            (Value = "application/yaml", example = json!({"merge_method": "linear", "models": [{"model": "org/base", "parameters": {"weight": 0.6}}, {"model": "org/chat", "parameters": {"weight": 0.4}}], "dtype": "bfloat16"})),
             (MergeRequestBody = "application/json", example = json!({"recipe_yaml": "merge_method: passthrough\nmodels:\n  - model: org/base\n"})),
         ),
     ),

@@ -8,6 +8,7 @@ mod artifacts;
 mod caller;
 mod cancel_group;
 mod cancel_job;
+mod contract;
 mod create_job;
 mod create_plan;
 mod delete_job;

@@ -213,7 +213,12 @@ impl From<JobsError> for Problem {
                 Code::IdempotencyMismatch,
                 "this Idempotency-Key came with another request before; choose a new key for a new job",
             ),
-            JobsError::Database(_) | JobsError::Replaced { .. } | JobsError::NotWritable { .. } => {
+            JobsError::Replaced { .. } => Self::new(
+                Code::Unavailable,
+                "the database's file is not there any more; its server's log says where it was",
+            )
+            .because(error),
+            JobsError::Database(_) | JobsError::NotWritable { .. } => {
                 Self::new(Code::Unavailable, "the database does not answer; try again").because(error)
             }
             JobsError::LeaseLost

@@ -16,7 +16,12 @@ impl<S: Send + Sync> FromRequestParts<S> for Pairs {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self> {
         let malformed = |_| Problem::new(Code::InvalidQuery, "the query is not `key=value` pairs joined by `&`");
-        Query::try_from_uri(&parts.uri).map(|Query(pairs)| Self(pairs)).map_err(malformed)
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(&parts.uri).map_err(malformed)?;
+        // Postgres has no text with a NUL in it, and nothing that is asked for has one
+        if pairs.iter().any(|(key, value)| key.contains('\0') || value.contains('\0')) {
+            return Err(Problem::new(Code::InvalidQuery, "the query has a NUL character"));
+        }
+        Ok(Self(pairs))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::live::Subject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 
-pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct EventList {
@@ -69,7 +69,14 @@ pub(crate) async fn read_events(
 ) -> Result<Response> {
     query.only(&["after", "limit", "ticket"])?;
     let job = find(&api.store, &caller, &id).await?;
-    if wants_stream(&headers) { stream(api, caller, job, &headers, &query).await } else { list(api, job, &query).await }
+    // said and not needed is no mistake; said wrongly is
+    query.limit()?;
+    let last_event_id = last_event_id(&headers)?;
+    if wants_stream(&headers) {
+        stream(api, caller, job, last_event_id, &query).await
+    } else {
+        list(api, job, &query).await
+    }
 }
 
 pub(crate) fn wants_stream(headers: &HeaderMap) -> bool {
@@ -89,9 +96,10 @@ async fn list(api: Api, job: Job, query: &Pairs) -> Result<Response> {
     Ok(Json(EventList { object: "list", data, has_more, next_cursor }).into_response())
 }
 
-async fn stream(api: Api, caller: Caller, job: Job, headers: &HeaderMap, query: &Pairs) -> Result<Response> {
-    let after = match headers.get(LAST_EVENT_ID) {
-        Some(value) => last_event_id(value.to_str().unwrap_or_default(), job.last_seq)?,
+async fn stream(api: Api, caller: Caller, job: Job, last_event_id: Option<i64>, query: &Pairs) -> Result<Response> {
+    let after = match last_event_id {
+        Some(seq) if seq > job.last_seq => return Err(wrong_last_event_id()),
+        Some(seq) => seq,
         None => after(query)?,
     };
     if after > job.last_seq {
@@ -112,12 +120,16 @@ fn after(query: &Pairs) -> Result<i64> {
     Err(Problem::new(Code::InvalidQuery, "query parameter `after` is the id of an event, or 0"))
 }
 
-/// An id that no event of this job has yet cannot have been read from its stream.
-fn last_event_id(text: &str, newest: i64) -> Result<i64> {
-    match text.parse() {
-        Ok(seq) if (0..=newest).contains(&seq) => Ok(seq),
-        _ => Err(Problem::new(Code::InvalidHeader, "`Last-Event-ID` is not the id of an event of this job")),
-    }
+/// Where a client that was cut off goes on.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>> {
+    let Some(value) = headers.get(LAST_EVENT_ID) else { return Ok(None) };
+    let seq = value.to_str().ok().and_then(|text| text.parse().ok()).filter(|seq| *seq >= 0);
+    seq.map(Some).ok_or_else(wrong_last_event_id)
+}
+
+/// An id that no event has yet cannot have been read from a stream.
+fn wrong_last_event_id() -> Problem {
+    Problem::new(Code::InvalidHeader, "`Last-Event-ID` is not the id of an event of this stream")
 }
 
 #[cfg(test)]
