@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{Api, ApiConfig};
+use api::{Api, ApiConfig, ApiLimits};
 use checkpoint::{Access, OutputRoots};
 use client::Client;
 use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
@@ -176,6 +176,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         outputs: OutputRoots::new(vec![std::env::temp_dir()]),
         settings: engine::Settings::default(),
         allowed_hosts: None,
+        limits: ApiLimits::default(),
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

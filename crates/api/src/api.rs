@@ -8,7 +8,9 @@ use jobs::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::ApiLimits;
 use crate::limits::PLANS_AT_ONCE_MAX;
+use crate::rate_limit::{self, Clock, Limiter};
 
 /// What the operator sets.
 #[derive(Debug, Clone)]
@@ -21,6 +23,7 @@ pub struct ApiConfig {
     pub settings: Settings,
     /// The host names this server answers to, without ports; `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
+    pub limits: ApiLimits,
 }
 
 #[derive(Clone)]
@@ -29,11 +32,16 @@ pub struct Api {
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) planning: Arc<Semaphore>,
+    pub(crate) limiter: Arc<Limiter>,
+    /// What the limiter counts by.
+    pub(crate) clock: Clock,
 }
 
 impl Api {
     /// Cancelling `shutdown` ends open event streams and [`crate::serve`].
     pub fn new(store: Store, config: Arc<ApiConfig>, shutdown: CancellationToken) -> Self {
-        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)) }
+        let limiter = Arc::new(Limiter::new(&config.limits));
+        let planning = Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX));
+        Self { store, config, shutdown, planning, limiter, clock: rate_limit::since_start() }
     }
 }

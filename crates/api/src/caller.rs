@@ -80,11 +80,25 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
     // a body is not for several threads, and what is looked for is in the head
     let (needed, secret) = (asked(&request), bearer(&request));
     match caller(&api, needed, secret).await {
-        Ok(caller) => {
+        Ok((caller, permission)) => {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(permission);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// Whether the key of the request may do it. Asked after the request is counted, and told in its answer.
+#[derive(Debug, Clone)]
+struct Permission(Result<()>);
+
+pub(crate) async fn permit(mut request: Request, next: Next) -> Response {
+    match request.extensions_mut().remove::<Permission>() {
+        Some(Permission(Ok(()))) => next.run(request).await,
+        Some(Permission(Err(problem))) => problem.into_response(),
+        // as for a route outside of the layer
+        None => Problem::internal().into_response(),
     }
 }
 
@@ -96,8 +110,8 @@ fn asked(request: &Request) -> Needed {
     }
 }
 
-async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
-    let anyone = Caller { tenant: String::new(), key: String::new() };
+async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<(Caller, Permission)> {
+    let anyone = (Caller { tenant: String::new(), key: String::new() }, Permission(Ok(())));
     if needed == Needed::Nothing {
         return Ok(anyone);
     }
@@ -109,13 +123,14 @@ async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Re
     let Some(key) = api.store.key_of(&secret).await? else {
         return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
     };
-    match needed {
+    let permission = match needed {
         Needed::Scope(scope) if !key.scopes.contains(&scope) => {
             let detail = format!("this key lacks the scope `{}`", scope.as_str());
             Err(Problem::new(Code::MissingScope, detail))
         }
-        _ => Ok(Caller { tenant: key.tenant, key: key.id }),
-    }
+        _ => Ok(()),
+    };
+    Ok((Caller { tenant: key.tenant, key: key.id }, Permission(permission)))
 }
 
 fn bearer(request: &Request) -> Result<Option<Secret>> {
@@ -138,21 +153,14 @@ fn no_key() -> Problem {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jobs::{GroupId, JobId, NewKey};
+    use jobs::{GroupId, JobId};
     use serde_json::{Value, json};
 
     use super::*;
     use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
 
     async fn key(fixture: &Fixture, tenant: &str, scopes: &[Scope]) -> String {
-        let new = NewKey {
-            name: "test".into(),
-            tenant: tenant.into(),
-            scopes: scopes.iter().copied().collect(),
-            expires_at: None,
-            adopts: false,
-        };
-        format!("Bearer {}", fixture.store.create_key(new).await.unwrap().1.reveal())
+        fixture.key(tenant, scopes).await
     }
 
     /// Every method and path of the contract.

@@ -4,6 +4,7 @@
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
 mod api;
+mod api_limits;
 mod artifacts;
 mod caller;
 mod cancel_group;
@@ -29,6 +30,7 @@ mod posted_recipe;
 mod problem;
 mod query;
 mod queue;
+mod rate_limit;
 mod read_events;
 mod request_id;
 mod retry_job;
@@ -42,6 +44,7 @@ mod wait;
 mod workers;
 
 pub use api::{Api, ApiConfig};
+pub use api_limits::ApiLimits;
 pub use openapi::openapi_yaml;
 pub use router::{router, serve};
 

@@ -15,8 +15,13 @@ use recipe::Refusal;
 use serde::Serialize;
 use utoipa::{
     IntoResponses, ToSchema,
-    openapi::{ContentBuilder, RefOr, ResponseBuilder, ResponsesBuilder, response::Response as Documented},
+    openapi::{
+        ContentBuilder, HeaderBuilder, ObjectBuilder, RefOr, ResponseBuilder, ResponsesBuilder, Type,
+        response::Response as Documented,
+    },
 };
+
+use crate::rate_limit::{RATELIMIT, RATELIMIT_POLICY};
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -48,6 +53,7 @@ pub(crate) enum Code {
     InvalidOutput,
     OutputExists,
     IdempotencyMismatch,
+    RateLimited,
     Internal,
     Unavailable,
 }
@@ -95,10 +101,16 @@ impl Code {
             Self::IdempotencyMismatch => {
                 ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The idempotency key was used before")
             }
+            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "The key asks too often"),
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The server failed"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The server cannot answer now"),
         };
         Facts { word, status, title }
+    }
+
+    /// Whether the same request may succeed later.
+    fn is_retryable(self) -> bool {
+        matches!(self, Self::Unavailable | Self::RateLimited)
     }
 
     /// What an error of the framework means.
@@ -165,17 +177,25 @@ pub(crate) struct Problem {
     detail: String,
     errors: Vec<Finding>,
     warnings: Vec<Finding>,
+    retry_after_seconds: Option<u64>,
     /// For the log only.
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), warnings: Vec::new(), cause: None }
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Self { code, detail: detail.into(), errors, warnings, retry_after_seconds: None, cause: None }
     }
 
     pub(crate) fn with_errors(mut self, errors: Vec<Finding>) -> Self {
         self.errors = errors;
+        self
+    }
+
+    /// From when on the same request may succeed.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
         self
     }
 
@@ -267,7 +287,7 @@ pub(crate) struct ProblemDocument {
 }
 
 /// A database that fails over is back after some seconds.
-const RETRY_AFTER_SECONDS: &str = "2";
+const RETRY_AFTER_SECONDS: u64 = 2;
 
 /// Gives an error response its document. Others pass as they are.
 pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
@@ -281,17 +301,19 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
         None => return response,
     };
     log(&problem);
+    let unavailable = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS);
+    let retry_after = problem.retry_after_seconds.or(unavailable);
     let mut rendered = (status, Json(document(problem, status, request_id))).into_response();
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if status == StatusCode::SERVICE_UNAVAILABLE {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if status == StatusCode::UNAUTHORIZED {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    for kept in [header::ALLOW, header::CONTENT_RANGE] {
+    for kept in [header::ALLOW, header::CONTENT_RANGE, RATELIMIT, RATELIMIT_POLICY] {
         if let Some(value) = response.headers_mut().remove(&kept) {
             headers.insert(kept, value);
         }
@@ -308,7 +330,7 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
         detail: problem.detail,
         code: word,
         request_id: request_id.to_owned(),
-        retryable: problem.code == Code::Unavailable,
+        retryable: problem.code.is_retryable(),
         errors: problem.errors,
         warnings: problem.warnings,
     }
@@ -317,6 +339,21 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
 fn log(problem: &Problem) {
     let Some(cause) = &problem.cause else { return };
     tracing::error!(code = problem.code.facts().word, %cause, "request failed");
+}
+
+/// Its headers are also in every other answer to a key.
+fn documented_rate_limit(mut response: Documented) -> Documented {
+    let text = |about: &str| {
+        let string = ObjectBuilder::new().schema_type(Type::String).build();
+        RefOr::T(HeaderBuilder::new().schema(Some(string)).description(Some(about)).build())
+    };
+    let headers = [
+        ("Retry-After", "Seconds"),
+        ("RateLimit", "What is left of each quota, and in how many seconds there is more: `\"requests\";r=1187;t=1`"),
+        ("RateLimit-Policy", "The quotas: `\"requests\";q=1200;w=60` are 1200 in 60 seconds"),
+    ];
+    response.headers.extend(headers.map(|(name, about)| (name.to_owned(), text(about))));
+    response
 }
 
 /// The errors that any operation may answer with, for its documentation.
@@ -333,6 +370,10 @@ impl IntoResponses for AnyProblem {
             .response("401", documented("The server asks for an API key, and this is none that it knows."))
             .response("403", documented("The key lacks the scope, or the `Origin` is another site's."))
             .response("421", documented("The `Host` is not one this server answers to."))
+            .response(
+                "429",
+                documented_rate_limit(documented("The key asks too often; `Retry-After` says when to ask again.")),
+            )
             .response("500", documented("The server failed; its log has the cause by `request_id`."))
             .response("503", documented("The database does not answer; try again."))
             .build()
@@ -396,7 +437,7 @@ mod tests {
         fixture.store.close().await;
         for path in ["/v1/jobs", "/readyz"] {
             let answer = fixture.get(path).await;
-            assert_eq!((answer.status, answer.header("retry-after")), (503, RETRY_AFTER_SECONDS));
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
             let body = answer.json();
             assert_eq!((&body["code"], &body["retryable"]), (&json!("unavailable"), &json!(true)));
             assert_eq!(body["detail"], "the database does not answer; try again");

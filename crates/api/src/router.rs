@@ -8,10 +8,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::caller::authenticate;
+use crate::caller::{authenticate, permit};
 use crate::limits::BODY_BYTES_MAX;
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
+use crate::rate_limit::rate_limit;
 use crate::request_id::request_id;
 use crate::same_origin::same_origin;
 use crate::{
@@ -60,6 +61,8 @@ fn with_layers(router: Router<Api>, api: Api) -> Router {
     router
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(permit))
+        .layer(middleware::from_fn_with_state(api.clone(), rate_limit))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))
         .layer(middleware::from_fn(request_id))

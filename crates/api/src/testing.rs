@@ -1,6 +1,13 @@
 //! What the tests share: the router on a SQLite store, with tiny models below its source root.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -13,7 +20,8 @@ use checkpoint::{Access, Dtype, OutputRoots};
 use engine::Settings;
 use futures::StreamExt;
 use jobs::{
-    EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, Outcome, Phase, Progress, Store, WorkerId,
+    EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, NewKey, Outcome, Phase, Progress, Scope, Store,
+    WorkerId,
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -23,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use utoipa::ToSchema;
 
-use crate::{Api, ApiConfig};
+use crate::{Api, ApiConfig, ApiLimits};
 
 pub(crate) const YAML: &str = "application/yaml";
 pub(crate) const RECIPE: &str = "\
@@ -56,6 +64,8 @@ pub(crate) struct Fixture {
     pub(crate) shutdown: CancellationToken,
     config: Arc<ApiConfig>,
     router: Router,
+    /// Milliseconds, as the limits on requests see them.
+    clock: Arc<AtomicU64>,
     worker: WorkerId,
     directory: TempDir,
 }
@@ -63,6 +73,10 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Models `a` and `b` can be merged; `deeper` fits neither; `outside` is not below the source root.
     pub(crate) async fn new() -> Self {
+        Self::with_limits(ApiLimits::default()).await
+    }
+
+    pub(crate) async fn with_limits(limits: ApiLimits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let models = directory.path().join("models");
         TinyCheckpoint::llama(1, Dtype::F32, 1).write(&models.join("a"));
@@ -74,16 +88,37 @@ impl Fixture {
             private: Vec::new(),
             outputs: OutputRoots::new(vec![directory.path().join("out")]),
             settings: Settings::default(),
+            limits,
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();
-        let router = crate::router(Api::new(store.clone(), config.clone(), shutdown.clone()));
-        Self { store, shutdown, config, router, worker: WorkerId::generate("test"), directory }
+        let clock = Arc::new(AtomicU64::new(0));
+        let mut api = Api::new(store.clone(), config.clone(), shutdown.clone());
+        let seen = clock.clone();
+        api.clock = Arc::new(move || Duration::from_millis(seen.load(Ordering::SeqCst)));
+        let router = crate::router(api);
+        Self { store, shutdown, config, router, clock, worker: WorkerId::generate("test"), directory }
     }
 
     pub(crate) fn api(&self) -> Api {
         Api::new(self.store.clone(), self.config.clone(), self.shutdown.clone())
+    }
+
+    pub(crate) fn advance(&self, span: Duration) {
+        self.clock.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// As the header `Authorization` has it.
+    pub(crate) async fn key(&self, tenant: &str, scopes: &[Scope]) -> String {
+        let new = NewKey {
+            name: "test".into(),
+            tenant: tenant.into(),
+            scopes: scopes.iter().copied().collect(),
+            expires_at: None,
+            adopts: false,
+        };
+        format!("Bearer {}", self.store.create_key(new).await.unwrap().1.reveal())
     }
 
     pub(crate) fn path(&self) -> &Path {

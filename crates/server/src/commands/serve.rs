@@ -157,6 +157,7 @@ fn api_config(config: &Config) -> ApiConfig {
         outputs: config.outputs.clone(),
         settings: config.settings.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
+        limits: config.api_limits,
     }
 }
 

@@ -1,0 +1,16 @@
+//! What the operator allows, beside what [`crate::limits`] fixes.
+
+/// The limits of a server that are settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ApiLimits {
+    /// Requests of one API key.
+    pub requests_per_minute_max: u32,
+    /// Those of them that plan a recipe: submits, plans and retries.
+    pub submits_per_minute_max: u32,
+}
+
+impl Default for ApiLimits {
+    fn default() -> Self {
+        Self { requests_per_minute_max: 1200, submits_per_minute_max: 60 }
+    }
+}
