@@ -1,5 +1,7 @@
 //! What the operator allows, beside what [`crate::limits`] fixes.
 
+use jobs::QueueLimits;
+
 /// The limits of a server that are settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiLimits {
@@ -7,10 +9,16 @@ pub struct ApiLimits {
     pub requests_per_minute_max: u32,
     /// Those of them that plan a recipe: submits, plans and retries.
     pub submits_per_minute_max: u32,
+    /// Jobs that wait for a worker.
+    pub queue: QueueLimits,
 }
 
 impl Default for ApiLimits {
     fn default() -> Self {
-        Self { requests_per_minute_max: 1200, submits_per_minute_max: 60 }
+        Self {
+            requests_per_minute_max: 1200,
+            submits_per_minute_max: 60,
+            queue: QueueLimits { queued_max: 100_000, queued_per_owner_max: 1000 },
+        }
     }
 }

@@ -159,16 +159,17 @@ pub(crate) async fn submit(
     let warnings = planned.warnings.clone();
     let mut jobs = new_jobs(caller, planned, key);
     jobs.iter_mut().for_each(|job| job.retry_of = retry_of.clone());
+    let limits = api.config.limits.queue;
     if let [job] = jobs.as_slice()
         && job.member.is_none()
     {
-        let (mut job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
+        let (mut job, is_replayed) = taken(api.store.enqueue_within(jobs.remove(0), limits).await?);
         if let Some(wait) = wait {
             job = wait.for_job(api, &job.id).await?.unwrap_or(job);
         }
         return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
-    let (mut jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
+    let (mut jobs, is_replayed) = taken(api.store.enqueue_group_within(jobs, limits).await?);
     if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
         jobs = wait.for_group(api, &member.group).await?;
     }
@@ -298,8 +299,10 @@ fn answer(created: Created, is_replayed: bool) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::http::Method;
+    use jobs::{QueueLimits, Scope};
 
     use super::*;
+    use crate::ApiLimits;
     use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
 
     #[tokio::test]
@@ -509,5 +512,47 @@ mod tests {
             let answer = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await;
             assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("invalid_header")));
         }
+    }
+
+    fn with_queue(queued_max: u32, queued_per_owner_max: u32) -> ApiLimits {
+        ApiLimits { queue: QueueLimits { queued_max, queued_per_owner_max }, ..ApiLimits::default() }
+    }
+
+    #[tokio::test]
+    async fn a_key_with_too_many_jobs_waiting_is_told_so_and_its_replays_are_answered() {
+        let fixture = Fixture::with_limits(with_queue(100, 2)).await;
+        let key = fixture.key("a", &Scope::ALL).await;
+        let headers = [("authorization", key.as_str()), ("content-type", YAML), ("idempotency-key", "one")];
+        let first = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json();
+        let group = fixture.send(Method::POST, "/v1/jobs", &headers[..2], VARIANTS).await;
+        assert_eq!((group.status, group.json()["code"].as_str()), (429, Some("too_many_queued")));
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers[..2], RECIPE).await.status, 201);
+        let refused = fixture.send(Method::POST, "/v1/jobs", &headers[..2], RECIPE).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "10"));
+        insta::with_settings!({filters => vec![(r"[0-9a-f-]{36}", "[request id]")]}, {
+            insta::assert_json_snapshot!(refused.json())
+        });
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json()["id"], first["id"]);
+        let other = fixture.key("a", &Scope::ALL).await;
+        let headers = [("authorization", other.as_str()), ("content-type", YAML)];
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.status, 201);
+        let list = fixture.send(Method::GET, "/v1/jobs", &headers, "").await.json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_told_of() {
+        let fixture = Fixture::with_limits(with_queue(2, 1)).await;
+        for _ in 0..2 {
+            // without keys nobody has a number of its own
+            fixture.submit().await;
+        }
+        let refused = fixture.post("/v1/jobs", RECIPE).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "10"));
+        insta::with_settings!({filters => vec![(r"[0-9a-f-]{36}", "[request id]")]}, {
+            insta::assert_json_snapshot!(refused.json())
+        });
+        fixture.claim().await;
+        fixture.submit().await;
     }
 }

@@ -54,6 +54,8 @@ pub(crate) enum Code {
     OutputExists,
     IdempotencyMismatch,
     RateLimited,
+    TooManyQueued,
+    QueueFull,
     Internal,
     Unavailable,
 }
@@ -102,6 +104,8 @@ impl Code {
                 ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The idempotency key was used before")
             }
             Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "The key asks too often"),
+            Self::TooManyQueued => ("too_many_queued", S::TOO_MANY_REQUESTS, "The key has too many jobs waiting"),
+            Self::QueueFull => ("queue_full", S::SERVICE_UNAVAILABLE, "The queue is full"),
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The server failed"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The server cannot answer now"),
         };
@@ -110,7 +114,7 @@ impl Code {
 
     /// Whether the same request may succeed later.
     fn is_retryable(self) -> bool {
-        matches!(self, Self::Unavailable | Self::RateLimited)
+        matches!(self, Self::Unavailable | Self::RateLimited | Self::TooManyQueued | Self::QueueFull)
     }
 
     /// What an error of the framework means.
@@ -229,6 +233,16 @@ impl From<JobsError> for Problem {
                 Code::IdempotencyMismatch,
                 "this Idempotency-Key came with another request before; choose a new key for a new job",
             ),
+            JobsError::TooManyQueued { max } => Self::new(
+                Code::TooManyQueued,
+                format!("this key may have {max} jobs waiting at once; try again when some of them are begun"),
+            )
+            .retry_after(QUEUE_RETRY_AFTER_SECONDS),
+            JobsError::QueueFull { max } => Self::new(
+                Code::QueueFull,
+                format!("{max} jobs wait, and no more may; try again when some of them are begun"),
+            )
+            .retry_after(QUEUE_RETRY_AFTER_SECONDS),
             JobsError::Database(_) | JobsError::Replaced { .. } | JobsError::NotWritable { .. } => {
                 Self::new(Code::Unavailable, "the database does not answer; try again").because(error)
             }
@@ -288,6 +302,8 @@ pub(crate) struct ProblemDocument {
 
 /// A database that fails over is back after some seconds.
 const RETRY_AFTER_SECONDS: u64 = 2;
+/// When jobs are begun nobody knows: soon enough to be first, and seldom enough to be no load.
+const QUEUE_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// Gives an error response its document. Others pass as they are.
 pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
@@ -372,10 +388,12 @@ impl IntoResponses for AnyProblem {
             .response("421", documented("The `Host` is not one this server answers to."))
             .response(
                 "429",
-                documented_rate_limit(documented("The key asks too often; `Retry-After` says when to ask again.")),
+                documented_rate_limit(documented(
+                    "The key asks too often, or has too many jobs waiting; `Retry-After` says when to ask again.",
+                )),
             )
             .response("500", documented("The server failed; its log has the cause by `request_id`."))
-            .response("503", documented("The database does not answer; try again."))
+            .response("503", documented("The database does not answer, or the queue is full; try again."))
             .build()
             .into()
     }

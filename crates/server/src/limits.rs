@@ -2,12 +2,15 @@
 
 use api::ApiLimits;
 use clap::Args;
+use jobs::QueueLimits;
 use serde::Deserialize;
 
 use crate::report::Failure;
 
 /// More is as good as no limit.
 const PER_MINUTE_MAX: u32 = 1_000_000;
+/// Each submit counts those that wait.
+const QUEUED_MAX: u32 = 10_000_000;
 
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 pub struct LimitArgs {
@@ -17,6 +20,12 @@ pub struct LimitArgs {
     /// Submits, plans and retries of one API key in a minute [default: 60].
     #[arg(long, env = "AMALGAM_SUBMITS_PER_MINUTE_MAX")]
     pub submits_per_minute_max: Option<u32>,
+    /// Jobs of one API key that wait for a worker [default: 1000].
+    #[arg(long, env = "AMALGAM_QUEUED_PER_KEY_MAX")]
+    pub queued_per_key_max: Option<u32>,
+    /// Jobs that wait for a worker [default: 100000].
+    #[arg(long, env = "AMALGAM_QUEUED_MAX")]
+    pub queued_max: Option<u32>,
 }
 
 impl LimitArgs {
@@ -24,28 +33,32 @@ impl LimitArgs {
         LimitArgs {
             requests_per_minute_max: self.requests_per_minute_max.or(other.requests_per_minute_max),
             submits_per_minute_max: self.submits_per_minute_max.or(other.submits_per_minute_max),
+            queued_per_key_max: self.queued_per_key_max.or(other.queued_per_key_max),
+            queued_max: self.queued_max.or(other.queued_max),
         }
     }
 
     pub fn resolve(self) -> Result<ApiLimits, Failure> {
         let default = ApiLimits::default();
-        Ok(ApiLimits {
-            requests_per_minute_max: within(
-                "requests_per_minute_max",
-                self.requests_per_minute_max.unwrap_or(default.requests_per_minute_max),
-                PER_MINUTE_MAX,
-            )?,
-            submits_per_minute_max: within(
-                "submits_per_minute_max",
-                self.submits_per_minute_max.unwrap_or(default.submits_per_minute_max),
-                PER_MINUTE_MAX,
-            )?,
-        })
+        let QueueLimits { queued_max, queued_per_owner_max } = default.queue;
+        let limits = ApiLimits {
+            requests_per_minute_max: self.requests_per_minute_max.unwrap_or(default.requests_per_minute_max),
+            submits_per_minute_max: self.submits_per_minute_max.unwrap_or(default.submits_per_minute_max),
+            queue: QueueLimits {
+                queued_max: self.queued_max.unwrap_or(queued_max),
+                queued_per_owner_max: self.queued_per_key_max.unwrap_or(queued_per_owner_max),
+            },
+        };
+        within("requests_per_minute_max", limits.requests_per_minute_max, PER_MINUTE_MAX)?;
+        within("submits_per_minute_max", limits.submits_per_minute_max, PER_MINUTE_MAX)?;
+        within("queued_max", limits.queue.queued_max, QUEUED_MAX)?;
+        within("queued_per_key_max", limits.queue.queued_per_owner_max, QUEUED_MAX)?;
+        Ok(limits)
     }
 }
 
-fn within(name: &str, value: u32, max: u32) -> Result<u32, Failure> {
-    if (1..=max).contains(&value) { Ok(value) } else { Err(Failure::refused(format!("{name}: it is 1 to {max}"))) }
+fn within(name: &str, value: u32, max: u32) -> Result<(), Failure> {
+    if (1..=max).contains(&value) { Ok(()) } else { Err(Failure::refused(format!("{name}: it is 1 to {max}"))) }
 }
 
 #[cfg(test)]
@@ -54,16 +67,19 @@ mod tests {
 
     #[test]
     fn a_limit_that_is_none_is_refused_by_name() {
-        let args = |requests, submits| LimitArgs {
-            requests_per_minute_max: Some(requests),
-            submits_per_minute_max: Some(submits),
-            ..LimitArgs::default()
-        };
-        let limits = args(7, 5).resolve().unwrap();
-        assert_eq!((limits.requests_per_minute_max, limits.submits_per_minute_max), (7, 5));
-        for (wrong, name) in [(args(0, 5), "requests_per_minute_max"), (args(7, 1_000_001), "submits_per_minute_max")] {
-            assert!(wrong.resolve().unwrap_err().to_string().starts_with(name));
+        let wrong = [
+            (LimitArgs { requests_per_minute_max: Some(0), ..LimitArgs::default() }, "requests_per_minute_max"),
+            (LimitArgs { submits_per_minute_max: Some(1_000_001), ..LimitArgs::default() }, "submits_per_minute_max"),
+            (LimitArgs { queued_max: Some(0), ..LimitArgs::default() }, "queued_max"),
+            (LimitArgs { queued_per_key_max: Some(u32::MAX), ..LimitArgs::default() }, "queued_per_key_max"),
+        ];
+        for (wrong, name) in wrong {
+            let told = wrong.resolve().unwrap_err().to_string();
+            assert!(told.starts_with(&format!("{name}: ")), "{told}");
         }
         assert_eq!(LimitArgs::default().resolve().unwrap(), ApiLimits::default());
+        let set = LimitArgs { queued_per_key_max: Some(7), ..LimitArgs::default() };
+        let set = LimitArgs::default().or(set).resolve().unwrap();
+        assert_eq!(set.queue.queued_per_owner_max, 7);
     }
 }
