@@ -177,6 +177,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         settings: engine::Settings::default(),
         allowed_hosts: None,
         limits: ApiLimits::default(),
+        data_dir: std::env::temp_dir(),
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

@@ -24,6 +24,8 @@ pub struct ApiConfig {
     /// The host names this server answers to, without ports; `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
     pub limits: ApiLimits,
+    /// Where merges work and, by default, artifacts stay.
+    pub data_dir: PathBuf,
 }
 
 #[derive(Clone)]

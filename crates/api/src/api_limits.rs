@@ -11,6 +11,8 @@ pub struct ApiLimits {
     pub submits_per_minute_max: u32,
     /// Jobs that wait for a worker.
     pub queue: QueueLimits,
+    /// Of the disk of the data directory: with less left no job is accepted.
+    pub disk_floor_bytes: u64,
 }
 
 impl Default for ApiLimits {
@@ -19,6 +21,7 @@ impl Default for ApiLimits {
             requests_per_minute_max: 1200,
             submits_per_minute_max: 60,
             queue: QueueLimits { queued_max: 100_000, queued_per_owner_max: 1000 },
+            disk_floor_bytes: 1 << 30,
         }
     }
 }

@@ -16,7 +16,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::Api;
 use crate::caller::Caller;
 use crate::group_object::GroupObject;
 use crate::job_object::JobObject;
@@ -26,6 +25,7 @@ use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 use crate::wait::Wait;
+use crate::{Api, disk_floor};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -122,6 +122,7 @@ impl Created {
         (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe, its output or the idempotency key is refused", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]
@@ -154,6 +155,7 @@ pub(crate) async fn submit(
     if let Some(replayed) = replayed(api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
+    disk_floor::has_room(api)?;
     let wait = Wait::preferred(headers);
     let planned = planning::plan(api, caller, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();
@@ -303,7 +305,7 @@ mod tests {
 
     use super::*;
     use crate::ApiLimits;
-    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML, limits};
 
     #[tokio::test]
     async fn a_posted_recipe_becomes_a_queued_job() {
@@ -515,7 +517,7 @@ mod tests {
     }
 
     fn with_queue(queued_max: u32, queued_per_owner_max: u32) -> ApiLimits {
-        ApiLimits { queue: QueueLimits { queued_max, queued_per_owner_max }, ..ApiLimits::default() }
+        ApiLimits { queue: QueueLimits { queued_max, queued_per_owner_max }, ..limits() }
     }
 
     #[tokio::test]

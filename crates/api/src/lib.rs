@@ -12,6 +12,7 @@ mod cancel_job;
 mod create_job;
 mod create_plan;
 mod delete_job;
+mod disk_floor;
 mod etag;
 mod event_object;
 mod event_stream;

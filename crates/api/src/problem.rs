@@ -56,6 +56,7 @@ pub(crate) enum Code {
     RateLimited,
     TooManyQueued,
     QueueFull,
+    InsufficientStorage,
     Internal,
     Unavailable,
 }
@@ -106,6 +107,9 @@ impl Code {
             Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "The key asks too often"),
             Self::TooManyQueued => ("too_many_queued", S::TOO_MANY_REQUESTS, "The key has too many jobs waiting"),
             Self::QueueFull => ("queue_full", S::SERVICE_UNAVAILABLE, "The queue is full"),
+            Self::InsufficientStorage => {
+                ("insufficient_storage", S::INSUFFICIENT_STORAGE, "The server has no room for the job")
+            }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The server failed"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The server cannot answer now"),
         };
@@ -114,7 +118,10 @@ impl Code {
 
     /// Whether the same request may succeed later.
     fn is_retryable(self) -> bool {
-        matches!(self, Self::Unavailable | Self::RateLimited | Self::TooManyQueued | Self::QueueFull)
+        matches!(
+            self,
+            Self::Unavailable | Self::RateLimited | Self::TooManyQueued | Self::QueueFull | Self::InsufficientStorage
+        )
     }
 
     /// What an error of the framework means.

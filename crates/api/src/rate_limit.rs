@@ -196,14 +196,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::testing::{Answer, Fixture, RECIPE, YAML};
+    use crate::testing::{self, Answer, Fixture, RECIPE, YAML};
 
-    fn limits(requests: u32, submits: u32) -> ApiLimits {
-        ApiLimits { requests_per_minute_max: requests, submits_per_minute_max: submits, ..ApiLimits::default() }
+    fn per_minute(requests: u32, submits: u32) -> ApiLimits {
+        ApiLimits { requests_per_minute_max: requests, submits_per_minute_max: submits, ..testing::limits() }
     }
 
     fn limiter(requests: u32, submits: u32) -> Limiter {
-        Limiter::new(&limits(requests, submits))
+        Limiter::new(&per_minute(requests, submits))
     }
 
     fn ms(count: u64) -> Duration {
@@ -264,7 +264,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_answer_to_a_key_says_what_is_left() {
-        let fixture = Fixture::with_limits(limits(1200, 60)).await;
+        let fixture = Fixture::with_limits(per_minute(1200, 60)).await;
         let key = fixture.key("a", &[Scope::JobsRead]).await;
         let cases = [
             (Method::GET, "/v1/jobs", 200, "\"requests\";r=1199;t=1"),
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_asks_too_often_is_told_when_to_come_back() {
-        let fixture = Fixture::with_limits(limits(3, 60)).await;
+        let fixture = Fixture::with_limits(per_minute(3, 60)).await;
         let (key, other) = (fixture.key("a", &Scope::ALL).await, fixture.key("a", &Scope::ALL).await);
         for _ in 0..3 {
             assert_eq!(get(&fixture, &key, "/v1/jobs").await.status, 200);
@@ -311,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn submits_have_a_limit_of_their_own() {
-        let fixture = Fixture::with_limits(limits(1200, 2)).await;
+        let fixture = Fixture::with_limits(per_minute(1200, 2)).await;
         let key = fixture.key("a", &Scope::ALL).await;
         let headers = [("authorization", key.as_str()), ("content-type", YAML)];
         for path in ["/v1/jobs", "/v1/plans"] {
@@ -328,7 +328,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_no_key_is_not_counted() {
-        let fixture = Fixture::with_limits(limits(1, 1)).await;
+        let fixture = Fixture::with_limits(per_minute(1, 1)).await;
         for _ in 0..3 {
             let answer = fixture.post("/v1/plans", RECIPE).await;
             assert_eq!((answer.status, answer.header("ratelimit-policy")), (200, ""));

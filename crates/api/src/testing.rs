@@ -73,7 +73,7 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Models `a` and `b` can be merged; `deeper` fits neither; `outside` is not below the source root.
     pub(crate) async fn new() -> Self {
-        Self::with_limits(ApiLimits::default()).await
+        Self::with_limits(limits()).await
     }
 
     pub(crate) async fn with_limits(limits: ApiLimits) -> Self {
@@ -89,16 +89,21 @@ impl Fixture {
             outputs: OutputRoots::new(vec![directory.path().join("out")]),
             settings: Settings::default(),
             limits,
+            data_dir: directory.path().to_owned(),
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();
         let clock = Arc::new(AtomicU64::new(0));
-        let mut api = Api::new(store.clone(), config.clone(), shutdown.clone());
-        let seen = clock.clone();
-        api.clock = Arc::new(move || Duration::from_millis(seen.load(Ordering::SeqCst)));
-        let router = crate::router(api);
+        let router = router(&store, &config, &shutdown, &clock);
         Self { store, shutdown, config, router, clock, worker: WorkerId::generate("test"), directory }
+    }
+
+    /// The same server, started again with other limits.
+    pub(crate) fn again_with(self, limits: ApiLimits) -> Self {
+        let config = Arc::new(ApiConfig { limits, ..(*self.config).clone() });
+        let router = router(&self.store, &config, &self.shutdown, &self.clock);
+        Self { config, router, ..self }
     }
 
     pub(crate) fn api(&self) -> Api {
@@ -208,6 +213,19 @@ impl Fixture {
         };
         self.store.finish(lease, Outcome::Failed(failure)).await.unwrap();
     }
+}
+
+/// The default ones, whatever disk the tests are run on.
+pub(crate) fn limits() -> ApiLimits {
+    ApiLimits { disk_floor_bytes: 0, ..ApiLimits::default() }
+}
+
+/// Its limits go by a clock of the test's.
+fn router(store: &Store, config: &Arc<ApiConfig>, shutdown: &CancellationToken, clock: &Arc<AtomicU64>) -> Router {
+    let mut api = Api::new(store.clone(), config.clone(), shutdown.clone());
+    let clock = clock.clone();
+    api.clock = Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst)));
+    crate::router(api)
 }
 
 /// A response read to its end.

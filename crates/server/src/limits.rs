@@ -6,6 +6,7 @@ use jobs::QueueLimits;
 use serde::Deserialize;
 
 use crate::report::Failure;
+use crate::size::Bytes;
 
 /// More is as good as no limit.
 const PER_MINUTE_MAX: u32 = 1_000_000;
@@ -26,6 +27,9 @@ pub struct LimitArgs {
     /// Jobs that wait for a worker [default: 100000].
     #[arg(long, env = "AMALGAM_QUEUED_MAX")]
     pub queued_max: Option<u32>,
+    /// No job is accepted while the disk of the data directory has less left [default: 1GiB].
+    #[arg(long, env = "AMALGAM_DISK_FLOOR")]
+    pub disk_floor: Option<Bytes>,
 }
 
 impl LimitArgs {
@@ -35,6 +39,7 @@ impl LimitArgs {
             submits_per_minute_max: self.submits_per_minute_max.or(other.submits_per_minute_max),
             queued_per_key_max: self.queued_per_key_max.or(other.queued_per_key_max),
             queued_max: self.queued_max.or(other.queued_max),
+            disk_floor: self.disk_floor.or(other.disk_floor),
         }
     }
 
@@ -48,6 +53,7 @@ impl LimitArgs {
                 queued_max: self.queued_max.unwrap_or(queued_max),
                 queued_per_owner_max: self.queued_per_key_max.unwrap_or(queued_per_owner_max),
             },
+            disk_floor_bytes: self.disk_floor.map_or(default.disk_floor_bytes, |floor| floor.0),
         };
         within("requests_per_minute_max", limits.requests_per_minute_max, PER_MINUTE_MAX)?;
         within("submits_per_minute_max", limits.submits_per_minute_max, PER_MINUTE_MAX)?;

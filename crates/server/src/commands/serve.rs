@@ -158,6 +158,7 @@ fn api_config(config: &Config) -> ApiConfig {
         settings: config.settings.clone(),
         allowed_hosts: config.allowed_hosts.clone(),
         limits: config.api_limits,
+        data_dir: config.data_dir.clone(),
     }
 }
 
