@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::ApiLimits;
+use crate::in_flight::InFlight;
 use crate::limits::PLANS_AT_ONCE_MAX;
 use crate::rate_limit::{self, Clock, Limiter};
 
@@ -34,6 +35,7 @@ pub struct Api {
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) planning: Arc<Semaphore>,
+    pub(crate) in_flight: InFlight,
     pub(crate) limiter: Arc<Limiter>,
     /// What the limiter counts by.
     pub(crate) clock: Clock,
@@ -44,6 +46,7 @@ impl Api {
     pub fn new(store: Store, config: Arc<ApiConfig>, shutdown: CancellationToken) -> Self {
         let limiter = Arc::new(Limiter::new(&config.limits));
         let planning = Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX));
-        Self { store, config, shutdown, planning, limiter, clock: rate_limit::since_start() }
+        let in_flight = InFlight::default();
+        Self { store, config, shutdown, planning, in_flight, limiter, clock: rate_limit::since_start() }
     }
 }

@@ -119,6 +119,7 @@ impl Created {
             ("Preference-Applied" = Option<String>, description = "That it was waited"),
         )),
         (status = 400, description = "The body, the query or a header cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "A request with the same idempotency key is being worked on; `Retry-After` says when to ask again", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe, its output or the idempotency key is refused", body = ProblemDocument, content_type = "application/problem+json"),
@@ -152,6 +153,7 @@ pub(crate) async fn submit(
 ) -> Result<Response> {
     let Submission { request, retry_of } = submission;
     let key = idempotency_key(headers)?.map(|key| caller.scoped(key));
+    let mark = key.as_deref().map(|key| api.in_flight.begin(key)).transpose()?;
     if let Some(replayed) = replayed(api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
@@ -166,12 +168,15 @@ pub(crate) async fn submit(
         && job.member.is_none()
     {
         let (mut job, is_replayed) = taken(api.store.enqueue_within(jobs.remove(0), limits).await?);
+        // from here on it can be replayed
+        drop(mark);
         if let Some(wait) = wait {
             job = wait.for_job(api, &job.id).await?.unwrap_or(job);
         }
         return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
     let (mut jobs, is_replayed) = taken(api.store.enqueue_group_within(jobs, limits).await?);
+    drop(mark);
     if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
         jobs = wait.for_group(api, &member.group).await?;
     }

@@ -20,6 +20,7 @@ mod get_group;
 mod get_job;
 mod group_object;
 mod health;
+mod in_flight;
 mod index;
 mod job_object;
 mod list_jobs;

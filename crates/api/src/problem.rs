@@ -53,6 +53,7 @@ pub(crate) enum Code {
     InvalidOutput,
     OutputExists,
     IdempotencyMismatch,
+    IdempotencyInFlight,
     RateLimited,
     TooManyQueued,
     QueueFull,
@@ -104,6 +105,7 @@ impl Code {
             Self::IdempotencyMismatch => {
                 ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The idempotency key was used before")
             }
+            Self::IdempotencyInFlight => ("idempotency_in_flight", S::CONFLICT, "The same request is being worked on"),
             Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "The key asks too often"),
             Self::TooManyQueued => ("too_many_queued", S::TOO_MANY_REQUESTS, "The key has too many jobs waiting"),
             Self::QueueFull => ("queue_full", S::SERVICE_UNAVAILABLE, "The queue is full"),
@@ -120,7 +122,12 @@ impl Code {
     fn is_retryable(self) -> bool {
         matches!(
             self,
-            Self::Unavailable | Self::RateLimited | Self::TooManyQueued | Self::QueueFull | Self::InsufficientStorage
+            Self::Unavailable
+                | Self::IdempotencyInFlight
+                | Self::RateLimited
+                | Self::TooManyQueued
+                | Self::QueueFull
+                | Self::InsufficientStorage
         )
     }
 
