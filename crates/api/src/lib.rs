@@ -34,6 +34,8 @@ mod query;
 mod queue;
 mod rate_limit;
 mod read_events;
+#[cfg(test)]
+mod recipe_limits;
 mod request_id;
 mod retry_job;
 mod router;
