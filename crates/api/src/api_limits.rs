@@ -5,6 +5,8 @@ use jobs::QueueLimits;
 /// The limits of a server that are settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ApiLimits {
+    /// Of a request.
+    pub body_bytes_max: usize,
     /// Requests of one API key.
     pub requests_per_minute_max: u32,
     /// Those of them that plan a recipe: submits, plans and retries.
@@ -18,6 +20,7 @@ pub struct ApiLimits {
 impl Default for ApiLimits {
     fn default() -> Self {
         Self {
+            body_bytes_max: 1 << 20,
             requests_per_minute_max: 1200,
             submits_per_minute_max: 60,
             queue: QueueLimits { queued_max: 100_000, queued_per_owner_max: 1000 },

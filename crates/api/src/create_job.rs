@@ -120,7 +120,7 @@ impl Created {
         )),
         (status = 400, description = "The body, the query or a header cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "A request with the same idempotency key is being worked on; `Retry-After` says when to ask again", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe, its output or the idempotency key is refused", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),

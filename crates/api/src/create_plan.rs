@@ -176,7 +176,7 @@ pub(crate) struct TensorBody {
     responses(
         (status = 200, description = "The plan; of a recipe with variants, the plan of each", body = PlanAnswerBody),
         (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe or its output is refused", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),

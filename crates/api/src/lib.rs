@@ -6,6 +6,7 @@
 mod api;
 mod api_limits;
 mod artifacts;
+mod body_limit;
 mod caller;
 mod cancel_group;
 mod cancel_job;
@@ -52,12 +53,10 @@ pub use api_limits::ApiLimits;
 pub use openapi::openapi_yaml;
 pub use router::{router, serve};
 
-/// Named limits of a request.
+/// Named limits of a request that are no settings.
 pub mod limits {
     use std::ops::RangeInclusive;
 
-    /// Bytes of a request body.
-    pub const BODY_BYTES_MAX: usize = 1024 * 1024;
     /// Seconds that an answer is held by `Prefer: wait`.
     pub const WAIT_SECONDS_MAX: u64 = 60;
     /// Items of one page.

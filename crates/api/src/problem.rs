@@ -148,7 +148,6 @@ impl Code {
         match self {
             Self::NotFound => "no resource has this path; GET / lists what there is".to_owned(),
             Self::MethodNotAllowed => "the header `Allow` names the methods of this path".to_owned(),
-            Self::BodyTooLarge => format!("a body may have {} bytes", crate::limits::BODY_BYTES_MAX),
             Self::Internal => "the server's log has the cause, by this request id".to_owned(),
             other => other.facts().title.to_lowercase(),
         }
@@ -425,7 +424,7 @@ mod tests {
     async fn every_error_is_a_problem_document() {
         let fixture = Fixture::new().await;
         let job = "/v1/jobs/job_0190a1b2c3d47e8f90a1b2c3d4e5f607";
-        let large = "x".repeat(crate::limits::BODY_BYTES_MAX + 1);
+        let large = "x".repeat(crate::ApiLimits::default().body_bytes_max + 1);
         let json = "application/json";
         let cases = [
             (Method::GET, "/nosuch", "", "", 404, "not-found"),

@@ -8,6 +8,8 @@ use serde::Deserialize;
 use crate::report::Failure;
 use crate::size::Bytes;
 
+/// A recipe has no more than 256 KiB, and whatever stands beside it little.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 /// More is as good as no limit.
 const PER_MINUTE_MAX: u32 = 1_000_000;
 /// Each submit counts those that wait.
@@ -15,6 +17,9 @@ const QUEUED_MAX: u32 = 10_000_000;
 
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 pub struct LimitArgs {
+    /// Size of a request's body at most [default: 1MiB].
+    #[arg(long, env = "AMALGAM_BODY_BYTES_MAX")]
+    pub body_bytes_max: Option<Bytes>,
     /// Requests of one API key in a minute [default: 1200].
     #[arg(long, env = "AMALGAM_REQUESTS_PER_MINUTE_MAX")]
     pub requests_per_minute_max: Option<u32>,
@@ -35,6 +40,7 @@ pub struct LimitArgs {
 impl LimitArgs {
     pub fn or(self, other: LimitArgs) -> LimitArgs {
         LimitArgs {
+            body_bytes_max: self.body_bytes_max.or(other.body_bytes_max),
             requests_per_minute_max: self.requests_per_minute_max.or(other.requests_per_minute_max),
             submits_per_minute_max: self.submits_per_minute_max.or(other.submits_per_minute_max),
             queued_per_key_max: self.queued_per_key_max.or(other.queued_per_key_max),
@@ -46,7 +52,12 @@ impl LimitArgs {
     pub fn resolve(self) -> Result<ApiLimits, Failure> {
         let default = ApiLimits::default();
         let QueueLimits { queued_max, queued_per_owner_max } = default.queue;
+        let body_bytes_max = self.body_bytes_max.map_or(default.body_bytes_max as u64, |size| size.0);
+        if body_bytes_max > BODY_BYTES_MAX {
+            return Err(Failure::refused("body_bytes_max: it is at most 16MiB"));
+        }
         let limits = ApiLimits {
+            body_bytes_max: body_bytes_max as usize,
             requests_per_minute_max: self.requests_per_minute_max.unwrap_or(default.requests_per_minute_max),
             submits_per_minute_max: self.submits_per_minute_max.unwrap_or(default.submits_per_minute_max),
             queue: QueueLimits {
@@ -74,6 +85,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_none_is_refused_by_name() {
         let wrong = [
+            (LimitArgs { body_bytes_max: Some(Bytes((16 << 20) + 1)), ..LimitArgs::default() }, "body_bytes_max"),
             (LimitArgs { requests_per_minute_max: Some(0), ..LimitArgs::default() }, "requests_per_minute_max"),
             (LimitArgs { submits_per_minute_max: Some(1_000_001), ..LimitArgs::default() }, "submits_per_minute_max"),
             (LimitArgs { queued_max: Some(0), ..LimitArgs::default() }, "queued_max"),
