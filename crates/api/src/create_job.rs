@@ -157,7 +157,7 @@ pub(crate) async fn submit(
     if let Some(replayed) = replayed(api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
-    disk_floor::has_room(api)?;
+    disk_floor::has_room(api).await?;
     let wait = Wait::preferred(headers);
     let planned = planning::plan(api, caller, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();

@@ -191,7 +191,7 @@ pub(crate) async fn create_plan(
     body: Bytes,
 ) -> Result<Json<PlanAnswer>> {
     let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
-    disk_floor::has_room(&api)?;
+    disk_floor::has_room(&api).await?;
     let with_tensors = query.flag("tensors")?.unwrap_or(false);
     let summary = move |variant: &Variant, plan: StagedPlan| plan.summary(with_tensors && variant.name().is_none());
     let Planned { merges, warnings, .. } = planning::plan(&api, &caller, request, summary).await?;

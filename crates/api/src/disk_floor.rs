@@ -1,28 +1,42 @@
 //! No job is accepted while the disk of the data directory is nearly full: it would only fail later, and take others with it.
 
+use std::{path::Path, time::Duration};
+
 use crate::Api;
 use crate::problem::{Code, Problem, Result};
 
+/// A disk that hangs is as good as none.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
 /// For a submit: 507.
-pub(crate) fn has_room(api: &Api) -> Result<()> {
-    below_floor(api).map_or(Ok(()), |detail| Err(Problem::new(Code::InsufficientStorage, detail)))
+pub(crate) async fn has_room(api: &Api) -> Result<()> {
+    below_floor(api).await.map_or(Ok(()), |detail| Err(Problem::new(Code::InsufficientStorage, detail)))
 }
 
 /// For whoever asks whether the server is ready: 503.
-pub(crate) fn is_ready(api: &Api) -> Result<()> {
-    below_floor(api).map_or(Ok(()), |detail| Err(Problem::new(Code::Unavailable, detail)))
+pub(crate) async fn is_ready(api: &Api) -> Result<()> {
+    below_floor(api).await.map_or(Ok(()), |detail| Err(Problem::new(Code::Unavailable, detail)))
 }
 
-fn below_floor(api: &Api) -> Option<String> {
-    let (floor, dir) = (api.config.limits.disk_floor_bytes, &api.config.data_dir);
-    // made by whoever is the first to write to it
-    let exists = dir.ancestors().find(|dir| dir.exists())?;
+async fn below_floor(api: &Api) -> Option<String> {
+    let config = api.config.clone();
+    let available = tokio::task::spawn_blocking(move || available(&config.data_dir));
+    let Ok(available) = tokio::time::timeout(ANSWER_WITHIN, available).await else {
+        return Some("the disk of the data directory does not answer".to_owned());
+    };
     // where it cannot be told, whoever writes finds out
-    let space = rustix::fs::statvfs(exists).ok()?;
-    let available = space.f_bavail.saturating_mul(space.f_frsize);
+    let available = available.ok()??;
+    let floor = api.config.limits.disk_floor_bytes;
     (available < floor).then(|| {
         format!("the disk of the data directory has {available} bytes left, and no job is accepted below {floor}")
     })
+}
+
+fn available(dir: &Path) -> Option<u64> {
+    // made by whoever is the first to write to it
+    let exists = dir.ancestors().find(|dir| dir.exists())?;
+    let space = rustix::fs::statvfs(exists).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ pub(crate) async fn healthz() -> Json<Health> {
     responses((status = 200, description = "The database answers, can be written to and has room, and so has the data directory", body = Health), AnyProblem)
 )]
 pub(crate) async fn readyz(State(api): State<Api>) -> Result<Json<Health>> {
-    disk_floor::is_ready(&api)?;
+    disk_floor::is_ready(&api).await?;
     api.store.ready().await?;
     Ok(OK)
 }

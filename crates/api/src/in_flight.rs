@@ -51,7 +51,7 @@ mod tests {
 
     use crate::Api;
     use crate::limits::PLANS_AT_ONCE_MAX;
-    use crate::testing::{Answer, Fixture, RECIPE, YAML};
+    use crate::testing::{Answer, Fixture, PATIENCE, RECIPE, YAML};
 
     /// A server on which a recipe waits to be planned for as long as the test likes.
     struct Server {
@@ -77,9 +77,12 @@ mod tests {
         }
 
         async fn has_in_flight(&self, count: usize) {
-            while self.api.in_flight.keys().len() != count {
-                tokio::task::yield_now().await;
-            }
+            let reached = async {
+                while self.api.in_flight.keys().len() != count {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(PATIENCE, reached).await.expect("as many are in flight");
         }
     }
 

@@ -57,7 +57,7 @@ variants:
 ";
 const TTL: Duration = Duration::from_secs(60);
 /// Far above what an answer takes: a stream that does not end fails its test instead of hanging it.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 pub(crate) struct Fixture {
     pub(crate) store: Store,
