@@ -1,5 +1,5 @@
-//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file and
-//! `cli.rs` are the only ones that read the environment.
+//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file, `limits.rs`
+//! and `cli.rs` are the only ones that read the environment.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
