@@ -136,6 +136,8 @@ impl Fleet {
         let lease = LEASE_SECONDS.to_string();
         let roots = output_roots(dir.path(), other.as_ref());
         let flags = ["--workers", "0", "--database", &database, "--lease-seconds", &lease, "--output-root", &roots];
+        // the disk is to be met when it is full, not before
+        let flags = [&flags[..], &["--disk-floor", "1MiB"]].concat();
         let server = TestServer::start(BINARY, &dir.path().join("data"), &testkit::workspace(), &flags);
         let mut fleet = Fleet { disk, dir, other, server, database, workers: Vec::new() };
         fleet.workers = (0..WORKERS).map(|_| fleet.worker()).collect();

@@ -154,7 +154,7 @@ impl<'a> Contract<'a> {
 }
 
 /// Requests are made up as fast as they are answered.
-const UNLIMITED: &[&str] = &[];
+const UNLIMITED: &[&str] = &["--requests-per-minute-max", "1000000", "--submits-per-minute-max", "1000000"];
 
 /// Ended when dropped.
 struct Worker(Child);

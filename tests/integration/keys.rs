@@ -24,7 +24,7 @@ fn told(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap().trim().to_owned()
 }
 
-fn key(data: &Path, tenant: &str, scopes: &str) -> String {
+pub fn key(data: &Path, tenant: &str, scopes: &str) -> String {
     told(&keys(data, &["create", "--name", "test", "--tenant", tenant, "--scope", scopes]))
 }
 

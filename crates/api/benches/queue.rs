@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{Api, ApiConfig};
+use api::{Api, ApiConfig, ApiLimits};
 use checkpoint::{Access, OutputRoots};
 use client::Client;
 use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
@@ -179,6 +179,8 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         allowed_origins: Vec::new(),
         streams: api::StreamLimits::default(),
         connections: api::ConnectionLimits::default(),
+        limits: ApiLimits::default(),
+        data_dir: std::env::temp_dir(),
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

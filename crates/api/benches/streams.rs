@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};
+use api::{Api, ApiConfig, ApiLimits, ConnectionLimits, StreamLimits};
 use checkpoint::{Access, OutputRoots};
 use client::Client;
 use jobs::Store;
@@ -57,6 +57,8 @@ async fn serve(database: &str) {
         allowed_origins: Vec::new(),
         streams: StreamLimits::default(),
         connections: ConnectionLimits::default(),
+        limits: ApiLimits::default(),
+        data_dir: std::env::temp_dir(),
     };
     api::serve(listener, Api::new(store, Arc::new(config), CancellationToken::new())).await.unwrap();
 }

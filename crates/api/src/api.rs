@@ -8,11 +8,14 @@ use jobs::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::ApiLimits;
+use crate::in_flight::InFlight;
 use crate::limits::{
     BODY_SECONDS_MAX, CONNECTIONS_MAX, HEAD_SECONDS_MAX, PLANS_AT_ONCE_MAX, STALL_SECONDS_MAX, STREAMS_MAX,
     STREAMS_PER_KEY_MAX,
 };
 use crate::live::Live;
+use crate::rate_limit::{self, Clock, Limiter};
 
 /// What the operator sets.
 #[derive(Debug, Clone)]
@@ -29,6 +32,9 @@ pub struct ApiConfig {
     pub allowed_origins: Vec<String>,
     pub streams: StreamLimits,
     pub connections: ConnectionLimits,
+    pub limits: ApiLimits,
+    /// Where merges work and, by default, artifacts stay.
+    pub data_dir: PathBuf,
 }
 
 /// What a connection may take.
@@ -77,12 +83,19 @@ pub struct Api {
     pub(crate) shutdown: CancellationToken,
     pub(crate) planning: Arc<Semaphore>,
     pub(crate) live: Arc<Live>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) limiter: Arc<Limiter>,
+    /// What the limiter counts by.
+    pub(crate) clock: Clock,
 }
 
 impl Api {
     /// To be called on the runtime that serves. Cancelling `shutdown` ends open event streams and [`crate::serve`].
     pub fn new(store: Store, config: Arc<ApiConfig>, shutdown: CancellationToken) -> Self {
         let live = Live::start(store.clone(), config.streams, shutdown.clone());
-        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)), live }
+        let limiter = Arc::new(Limiter::new(&config.limits));
+        let planning = Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX));
+        let in_flight = InFlight::default();
+        Self { store, config, shutdown, planning, live, in_flight, limiter, clock: rate_limit::since_start() }
     }
 }

@@ -84,11 +84,25 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
     // a body is not for several threads, and what is looked for is in the head
     let (needed, shown) = (asked(&request), shown(&request));
     match caller(&api, needed, shown).await {
-        Ok(caller) => {
+        Ok((caller, permission)) => {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(permission);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
+    }
+}
+
+/// Whether the key of the request may do it. Asked after the request is counted, and told in its answer.
+#[derive(Debug, Clone)]
+struct Permission(Result<()>);
+
+pub(crate) async fn permit(mut request: Request, next: Next) -> Response {
+    match request.extensions_mut().remove::<Permission>() {
+        Some(Permission(Ok(()))) => next.run(request).await,
+        Some(Permission(Err(problem))) => problem.into_response(),
+        // as for a route outside of the layer
+        None => Problem::internal().into_response(),
     }
 }
 
@@ -100,8 +114,8 @@ fn asked(request: &Request) -> Needed {
     }
 }
 
-async fn caller(api: &Api, needed: Needed, shown: Result<Shown>) -> Result<Caller> {
-    let anyone = Caller { tenant: String::new(), key: String::new() };
+async fn caller(api: &Api, needed: Needed, shown: Result<Shown>) -> Result<(Caller, Permission)> {
+    let anyone = (Caller { tenant: String::new(), key: String::new() }, Permission(Ok(())));
     if needed == Needed::Nothing {
         return Ok(anyone);
     }
@@ -111,19 +125,20 @@ async fn caller(api: &Api, needed: Needed, shown: Result<Shown>) -> Result<Calle
     }
     let secret = match shown? {
         Shown::Key(secret) => secret,
-        Shown::Ticket(ticket) => return holder(api, &ticket).await,
+        Shown::Ticket(ticket) => return Ok((holder(api, &ticket).await?, Permission(Ok(())))),
         Shown::Nothing => return Err(no_key()),
     };
     let Some(key) = api.store.key_of(&secret).await? else {
         return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
     };
-    match needed {
+    let permission = match needed {
         Needed::Scope(scope) if !key.scopes.contains(&scope) => {
             let detail = format!("this key lacks the scope `{}`", scope.as_str());
             Err(Problem::new(Code::MissingScope, detail))
         }
-        _ => Ok(Caller { tenant: key.tenant, key: key.id }),
-    }
+        _ => Ok(()),
+    };
+    Ok((Caller { tenant: key.tenant, key: key.id }, Permission(permission)))
 }
 
 /// Whose ticket it is, as long as its key is good.
@@ -179,21 +194,14 @@ fn no_key() -> Problem {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jobs::{GroupId, JobId, NewKey};
+    use jobs::{GroupId, JobId};
     use serde_json::{Value, json};
 
     use super::*;
     use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
 
     async fn key(fixture: &Fixture, tenant: &str, scopes: &[Scope]) -> String {
-        let new = NewKey {
-            name: "test".into(),
-            tenant: tenant.into(),
-            scopes: scopes.iter().copied().collect(),
-            expires_at: None,
-            adopts: false,
-        };
-        format!("Bearer {}", fixture.store.create_key(new).await.unwrap().1.reveal())
+        fixture.key(tenant, scopes).await
     }
 
     /// Every method and path of the contract.

@@ -16,7 +16,6 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::Api;
 use crate::caller::Caller;
 use crate::group_object::GroupObject;
 use crate::job_object::JobObject;
@@ -26,6 +25,7 @@ use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 use crate::wait::Wait;
+use crate::{Api, disk_floor};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENT_REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
@@ -119,9 +119,11 @@ impl Created {
             ("Preference-Applied" = Option<String>, description = "That it was waited"),
         )),
         (status = 400, description = "The body, the query or a header cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "A request with the same idempotency key is being worked on; `Retry-After` says when to ask again", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe, its output or the idempotency key is refused", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]
@@ -151,24 +153,30 @@ pub(crate) async fn submit(
 ) -> Result<Response> {
     let Submission { request, retry_of } = submission;
     let key = idempotency_key(headers)?.map(|key| caller.scoped(key));
+    let mark = key.as_deref().map(|key| api.in_flight.begin(key)).transpose()?;
     if let Some(replayed) = replayed(api, key.as_deref(), &request).await? {
         return Ok(answer(replayed, true));
     }
+    disk_floor::has_room(api).await?;
     let wait = Wait::preferred(headers);
     let planned = planning::plan(api, caller, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();
     let mut jobs = new_jobs(caller, planned, key);
     jobs.iter_mut().for_each(|job| job.retry_of = retry_of.clone());
+    let limits = api.config.limits.queue;
     if let [job] = jobs.as_slice()
         && job.member.is_none()
     {
-        let (mut job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
+        let (mut job, is_replayed) = taken(api.store.enqueue_within(jobs.remove(0), limits).await?);
+        // from here on it can be replayed
+        drop(mark);
         if let Some(wait) = wait {
             job = wait.for_job(api, &job.id).await?.unwrap_or(job);
         }
         return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
-    let (mut jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
+    let (mut jobs, is_replayed) = taken(api.store.enqueue_group_within(jobs, limits).await?);
+    drop(mark);
     if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
         jobs = wait.for_group(api, &member.group).await?;
     }
@@ -303,9 +311,11 @@ fn answer(created: Created, is_replayed: bool) -> Response {
 #[cfg(test)]
 mod tests {
     use axum::http::Method;
+    use jobs::{QueueLimits, Scope};
 
     use super::*;
-    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
+    use crate::ApiLimits;
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML, limits};
 
     #[tokio::test]
     async fn a_posted_recipe_becomes_a_queued_job() {
@@ -514,5 +524,47 @@ mod tests {
             let answer = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await;
             assert_eq!((answer.status, answer.json()["code"].as_str()), (400, Some("invalid_header")));
         }
+    }
+
+    fn with_queue(queued_max: u32, queued_per_owner_max: u32) -> ApiLimits {
+        ApiLimits { queue: QueueLimits { queued_max, queued_per_owner_max }, ..limits() }
+    }
+
+    #[tokio::test]
+    async fn a_key_with_too_many_jobs_waiting_is_told_so_and_its_replays_are_answered() {
+        let fixture = Fixture::with_limits(with_queue(100, 2)).await;
+        let key = fixture.key("a", &Scope::ALL).await;
+        let headers = [("authorization", key.as_str()), ("content-type", YAML), ("idempotency-key", "one")];
+        let first = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json();
+        let group = fixture.send(Method::POST, "/v1/jobs", &headers[..2], VARIANTS).await;
+        assert_eq!((group.status, group.json()["code"].as_str()), (429, Some("too_many_queued")));
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers[..2], RECIPE).await.status, 201);
+        let refused = fixture.send(Method::POST, "/v1/jobs", &headers[..2], RECIPE).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (429, "10"));
+        insta::with_settings!({filters => vec![(r"[0-9a-f-]{36}", "[request id]")]}, {
+            insta::assert_json_snapshot!(refused.json())
+        });
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json()["id"], first["id"]);
+        let other = fixture.key("a", &Scope::ALL).await;
+        let headers = [("authorization", other.as_str()), ("content-type", YAML)];
+        assert_eq!(fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.status, 201);
+        let list = fixture.send(Method::GET, "/v1/jobs", &headers, "").await.json();
+        assert_eq!(list["data"].as_array().unwrap().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_told_of() {
+        let fixture = Fixture::with_limits(with_queue(2, 1)).await;
+        for _ in 0..2 {
+            // without keys nobody has a number of its own
+            fixture.submit().await;
+        }
+        let refused = fixture.post("/v1/jobs", RECIPE).await;
+        assert_eq!((refused.status, refused.header("retry-after")), (503, "10"));
+        insta::with_settings!({filters => vec![(r"[0-9a-f-]{36}", "[request id]")]}, {
+            insta::assert_json_snapshot!(refused.json())
+        });
+        fixture.claim().await;
+        fixture.submit().await;
     }
 }

@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::Api;
 use crate::caller::Caller;
 use crate::merge_request::{MergeRequest, MergeRequestBody};
 use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
+use crate::{Api, disk_floor};
 
 /// A merge in figures.
 #[derive(ToSchema)]
@@ -176,9 +176,10 @@ pub(crate) struct TensorBody {
     responses(
         (status = 200, description = "The plan; of a recipe with variants, the plan of each", body = PlanAnswerBody),
         (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is neither YAML nor JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe or its output is refused", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]
@@ -190,6 +191,7 @@ pub(crate) async fn create_plan(
     body: Bytes,
 ) -> Result<Json<PlanAnswer>> {
     let request = MergeRequest::read(&headers, &query, &["tensors"], &body)?;
+    disk_floor::has_room(&api).await?;
     let with_tensors = query.flag("tensors")?.unwrap_or(false);
     let summary = move |variant: &Variant, plan: StagedPlan| plan.summary(with_tensors && variant.name().is_none());
     let Planned { merges, warnings, .. } = planning::plan(&api, &caller, request, summary).await?;

@@ -4,8 +4,8 @@ use axum::{Json, extract::State};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::Api;
 use crate::problem::{AnyProblem, Result};
+use crate::{Api, disk_floor};
 
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Health {
@@ -31,9 +31,10 @@ pub(crate) async fn healthz() -> Json<Health> {
     get,
     path = "/readyz",
     tag = "server",
-    responses((status = 200, description = "The database answers, can be written to and has room", body = Health), AnyProblem)
+    responses((status = 200, description = "The database answers, can be written to and has room, and so has the data directory", body = Health), AnyProblem)
 )]
 pub(crate) async fn readyz(State(api): State<Api>) -> Result<Json<Health>> {
+    disk_floor::is_ready(&api).await?;
     api.store.ready().await?;
     Ok(OK)
 }

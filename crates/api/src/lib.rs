@@ -4,7 +4,9 @@
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
 mod api;
+mod api_limits;
 mod artifacts;
+mod body_limit;
 mod caller;
 mod cancel_group;
 mod cancel_job;
@@ -12,6 +14,7 @@ mod contract;
 mod create_job;
 mod create_plan;
 mod delete_job;
+mod disk_floor;
 mod etag;
 mod event_object;
 mod event_stream;
@@ -22,6 +25,7 @@ mod get_group;
 mod get_job;
 mod group_object;
 mod health;
+mod in_flight;
 mod index;
 mod job_object;
 mod list_jobs;
@@ -34,7 +38,10 @@ mod posted_recipe;
 mod problem;
 mod query;
 mod queue;
+mod rate_limit;
 mod read_events;
+#[cfg(test)]
+mod recipe_limits;
 mod request_id;
 mod retry_job;
 mod router;
@@ -50,16 +57,15 @@ mod wait;
 mod workers;
 
 pub use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};
+pub use api_limits::ApiLimits;
 pub use openapi::openapi_yaml;
 pub use router::router;
 pub use serve::serve;
 
-/// Named limits of a request.
+/// Named limits of a request that are no settings.
 pub mod limits {
     use std::ops::RangeInclusive;
 
-    /// Bytes of a request body.
-    pub const BODY_BYTES_MAX: usize = 1024 * 1024;
     /// Seconds that an answer is held by `Prefer: wait`.
     pub const WAIT_SECONDS_MAX: u64 = 60;
     /// Items of one page.

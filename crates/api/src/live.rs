@@ -406,7 +406,7 @@ mod tests {
     use jobs::{NewKey, Scope};
     use serde_json::json;
 
-    use crate::testing::{Answer, Fixture, Reader, a_key};
+    use crate::testing::{Answer, Fixture, Reader};
 
     const STREAM: (&str, &str) = ("accept", "text/event-stream");
 
@@ -511,7 +511,7 @@ mod tests {
     #[tokio::test]
     async fn nobody_hears_of_anothers_jobs() {
         let fixture = Fixture::new().await;
-        let (a, b) = (a_key(&fixture.store, "a").await, a_key(&fixture.store, "b").await);
+        let (a, b) = (fixture.key("a", &Scope::ALL).await, fixture.key("b", &Scope::ALL).await);
         let mut reader = Reader::open_as(&fixture, "/v1/events", &[("authorization", a.as_str())]).await;
         assert_eq!(reader.next().await.unwrap().data["data"], json!([]));
         fixture.submit_as(&b).await;
@@ -524,7 +524,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_has_so_many_streams_and_the_server_so_many() {
         let fixture = Fixture::new().await;
-        let (a, b) = (a_key(&fixture.store, "a").await, a_key(&fixture.store, "b").await);
+        let (a, b) = (fixture.key("a", &Scope::ALL).await, fixture.key("b", &Scope::ALL).await);
         let mut open = Vec::new();
         for _ in 0..3 {
             open.push(Reader::open_as(&fixture, "/v1/events", &[("authorization", a.as_str())]).await);
@@ -545,7 +545,7 @@ mod tests {
     #[tokio::test]
     async fn a_stream_ends_soon_after_its_key() {
         let fixture = Fixture::new().await;
-        let key = a_key(&fixture.store, "a").await;
+        let key = fixture.key("a", &Scope::ALL).await;
         let mut reader = Reader::open_as(&fixture, "/v1/events", &[("authorization", key.as_str())]).await;
         assert_eq!(reader.next().await.unwrap().event, "snapshot");
         fixture.store.revoke_key(key.split('_').nth(1).unwrap()).await.unwrap();
@@ -555,7 +555,7 @@ mod tests {
     #[tokio::test]
     async fn a_ticket_opens_one_stream_and_nothing_else() {
         let fixture = Fixture::new().await;
-        let key = a_key(&fixture.store, "a").await;
+        let key = fixture.key("a", &Scope::ALL).await;
         let id = fixture.submit_as(&key).await;
         let ticket = async |key: &str| {
             let answer = fixture.send(Method::POST, "/v1/stream-tickets", &[("authorization", key)], "").await;

@@ -15,8 +15,12 @@ use recipe::Refusal;
 use serde::Serialize;
 use utoipa::{
     IntoResponses, ToSchema,
-    openapi::{ContentBuilder, RefOr, ResponseBuilder, ResponsesBuilder, response::Response as Documented},
+    openapi::{
+        ContentBuilder, HeaderBuilder, ObjectBuilder, RefOr, ResponseBuilder, ResponsesBuilder, Type,
+        response::Response as Documented,
+    },
 };
+
 
 const PROBLEM_JSON: &str = "application/problem+json";
 
@@ -50,6 +54,11 @@ pub(crate) enum Code {
     InvalidOutput,
     OutputExists,
     IdempotencyMismatch,
+    IdempotencyInFlight,
+    RateLimited,
+    TooManyQueued,
+    QueueFull,
+    InsufficientStorage,
     Internal,
     Unavailable,
 }
@@ -99,10 +108,32 @@ impl Code {
             Self::IdempotencyMismatch => {
                 ("idempotency_mismatch", S::UNPROCESSABLE_ENTITY, "The idempotency key was used before")
             }
+            Self::IdempotencyInFlight => ("idempotency_in_flight", S::CONFLICT, "The same request is being worked on"),
+            Self::RateLimited => ("rate_limited", S::TOO_MANY_REQUESTS, "The key asks too often"),
+            Self::TooManyQueued => ("too_many_queued", S::TOO_MANY_REQUESTS, "The key has too many jobs waiting"),
+            Self::QueueFull => ("queue_full", S::SERVICE_UNAVAILABLE, "The queue is full"),
+            Self::InsufficientStorage => {
+                ("insufficient_storage", S::INSUFFICIENT_STORAGE, "The server has no room for the job")
+            }
             Self::Internal => ("internal", S::INTERNAL_SERVER_ERROR, "The server failed"),
             Self::Unavailable => ("unavailable", S::SERVICE_UNAVAILABLE, "The server cannot answer now"),
         };
         Facts { word, status, title }
+    }
+
+    /// Whether the same request may succeed later.
+    fn is_retryable(self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable
+                | Self::IdempotencyInFlight
+                | Self::RateLimited
+                | Self::TooManyQueued
+                | Self::QueueFull
+                | Self::InsufficientStorage
+                | Self::TooManyStreams
+                | Self::RequestTimeout
+        )
     }
 
     /// What an error of the framework means.
@@ -122,7 +153,6 @@ impl Code {
         match self {
             Self::NotFound => "no resource has this path; GET / lists what there is".to_owned(),
             Self::MethodNotAllowed => "the header `Allow` names the methods of this path".to_owned(),
-            Self::BodyTooLarge => format!("a body may have {} bytes", crate::limits::BODY_BYTES_MAX),
             Self::Internal => "the server's log has the cause, by this request id".to_owned(),
             other => other.facts().title.to_lowercase(),
         }
@@ -169,17 +199,25 @@ pub(crate) struct Problem {
     detail: String,
     errors: Vec<Finding>,
     warnings: Vec<Finding>,
+    retry_after_seconds: Option<u64>,
     /// For the log only.
     cause: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 impl Problem {
     pub(crate) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into(), errors: Vec::new(), warnings: Vec::new(), cause: None }
+        let (errors, warnings) = (Vec::new(), Vec::new());
+        Self { code, detail: detail.into(), errors, warnings, retry_after_seconds: None, cause: None }
     }
 
     pub(crate) fn with_errors(mut self, errors: Vec<Finding>) -> Self {
         self.errors = errors;
+        self
+    }
+
+    /// From when on the same request may succeed.
+    pub(crate) fn retry_after(mut self, seconds: u64) -> Self {
+        self.retry_after_seconds = Some(seconds);
         self
     }
 
@@ -218,6 +256,16 @@ impl From<JobsError> for Problem {
                 "the database's file is not there any more; its server's log says where it was",
             )
             .because(error),
+            JobsError::TooManyQueued { max } => Self::new(
+                Code::TooManyQueued,
+                format!("this key may have {max} jobs waiting at once; try again when some of them are begun"),
+            )
+            .retry_after(QUEUE_RETRY_AFTER_SECONDS),
+            JobsError::QueueFull { max } => Self::new(
+                Code::QueueFull,
+                format!("{max} jobs wait, and no more may; try again when some of them are begun"),
+            )
+            .retry_after(QUEUE_RETRY_AFTER_SECONDS),
             JobsError::Database(_) | JobsError::NotWritable { .. } => {
                 Self::new(Code::Unavailable, "the database does not answer; try again").because(error)
             }
@@ -276,7 +324,9 @@ pub(crate) struct ProblemDocument {
 }
 
 /// A database that fails over is back after some seconds.
-const RETRY_AFTER_SECONDS: &str = "2";
+const RETRY_AFTER_SECONDS: u64 = 2;
+/// When jobs are begun nobody knows: soon enough to be first, and seldom enough to be no load.
+const QUEUE_RETRY_AFTER_SECONDS: u64 = 10;
 
 /// Gives an error response its document. Others pass as they are.
 pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
@@ -290,12 +340,15 @@ pub(crate) fn render(mut response: Response, request_id: &str) -> Response {
         None => return response,
     };
     log(&problem);
+    let waits = matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS);
+    let unavailable = waits.then_some(RETRY_AFTER_SECONDS);
+    let retry_after = problem.retry_after_seconds.or(unavailable);
     let mut rendered = (status, Json(document(problem, status, request_id))).into_response();
     let headers = rendered.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    if let Some(seconds) = retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     if status == StatusCode::REQUEST_TIMEOUT {
         // the rest of the body is not waited for
@@ -322,7 +375,7 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
         detail: problem.detail,
         code: word,
         request_id: request_id.to_owned(),
-        retryable: matches!(problem.code, Code::Unavailable | Code::TooManyStreams | Code::RequestTimeout),
+        retryable: problem.code.is_retryable(),
         errors: problem.errors,
         warnings: problem.warnings,
     }
@@ -331,6 +384,21 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
 fn log(problem: &Problem) {
     let Some(cause) = &problem.cause else { return };
     tracing::error!(code = problem.code.facts().word, %cause, "request failed");
+}
+
+/// Its headers are also in every other answer to a key.
+fn documented_rate_limit(mut response: Documented) -> Documented {
+    let text = |about: &str| {
+        let string = ObjectBuilder::new().schema_type(Type::String).build();
+        RefOr::T(HeaderBuilder::new().schema(Some(string)).description(Some(about)).build())
+    };
+    let headers = [
+        ("Retry-After", "Seconds"),
+        ("RateLimit", "What is left of each quota, and in how many seconds there is more: `\"requests\";r=1187;t=1`"),
+        ("RateLimit-Policy", "The quotas: `\"requests\";q=1200;w=60` are 1200 in 60 seconds"),
+    ];
+    response.headers.extend(headers.map(|(name, about)| (name.to_owned(), text(about))));
+    response
 }
 
 /// The errors that any operation may answer with, for its documentation.
@@ -347,8 +415,14 @@ impl IntoResponses for AnyProblem {
             .response("401", documented("The server asks for an API key, and this is none that it knows."))
             .response("403", documented("The key lacks the scope, or the `Origin` is another site's."))
             .response("421", documented("The `Host` is not one this server answers to."))
+            .response(
+                "429",
+                documented_rate_limit(documented(
+                    "The key asks too often, or has too many jobs waiting; `Retry-After` says when to ask again.",
+                )),
+            )
             .response("500", documented("The server failed; its log has the cause by `request_id`."))
-            .response("503", documented("The database does not answer; try again."))
+            .response("503", documented("The database does not answer, or the queue is full; try again."))
             .build()
             .into()
     }
@@ -366,7 +440,7 @@ mod tests {
     async fn every_error_is_a_problem_document() {
         let fixture = Fixture::new().await;
         let job = "/v1/jobs/job_0190a1b2c3d47e8f90a1b2c3d4e5f607";
-        let large = "x".repeat(crate::limits::BODY_BYTES_MAX + 1);
+        let large = "x".repeat(crate::ApiLimits::default().body_bytes_max + 1);
         let json = "application/json";
         let cases = [
             (Method::GET, "/nosuch", "", "", 404, "not-found"),
@@ -410,7 +484,7 @@ mod tests {
         fixture.store.close().await;
         for path in ["/v1/jobs", "/readyz"] {
             let answer = fixture.get(path).await;
-            assert_eq!((answer.status, answer.header("retry-after")), (503, RETRY_AFTER_SECONDS));
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
             let body = answer.json();
             assert_eq!((&body["code"], &body["retryable"]), (&json!("unavailable"), &json!(true)));
             assert_eq!(body["detail"], "the database does not answer; try again");

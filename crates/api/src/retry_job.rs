@@ -39,8 +39,9 @@ use crate::query::{NoBody, Pairs};
         )),
         (status = 400, description = "The query, a header or a body that should not be there", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "The job is not over", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The job is not over, or a request with the same idempotency key is being worked on", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "The recipe or its output is refused now", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 507, description = "The disk of the data directory is nearly full", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]

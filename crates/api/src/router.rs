@@ -7,10 +7,11 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::caller::authenticate;
-use crate::limits::BODY_BYTES_MAX;
+use crate::body_limit::tell_body_limit;
+use crate::caller::{authenticate, permit};
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
+use crate::rate_limit::rate_limit;
 use crate::request_id::request_id;
 use crate::same_origin::{cors, same_origin};
 use crate::slow_body::slow_body;
@@ -54,9 +55,12 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
 /// From the inside out: what is outermost gives every error its document.
 fn with_layers(router: Router<Api>, api: Api) -> Router {
     router
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(DefaultBodyLimit::max(api.config.limits.body_bytes_max))
         .layer(middleware::from_fn_with_state(api.clone(), slow_body))
+        .layer(middleware::from_fn_with_state(api.clone(), tell_body_limit))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(permit))
+        .layer(middleware::from_fn_with_state(api.clone(), rate_limit))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(cors(&api.config))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))

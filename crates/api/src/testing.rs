@@ -1,6 +1,13 @@
 //! What the tests share: the router on a SQLite store, with tiny models below its source root.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -24,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use utoipa::ToSchema;
 
-use crate::{Api, ApiConfig};
+use crate::{Api, ApiConfig, ApiLimits};
 
 pub(crate) const YAML: &str = "application/yaml";
 pub(crate) const RECIPE: &str = "\
@@ -57,6 +64,8 @@ pub(crate) struct Fixture {
     pub(crate) shutdown: CancellationToken,
     config: Arc<ApiConfig>,
     router: Router,
+    /// Milliseconds, as the limits on requests see them.
+    clock: Arc<AtomicU64>,
     worker: WorkerId,
     directory: TempDir,
 }
@@ -64,6 +73,10 @@ pub(crate) struct Fixture {
 impl Fixture {
     /// Models `a` and `b` can be merged; `deeper` fits neither; `outside` is not below the source root.
     pub(crate) async fn new() -> Self {
+        Self::with_limits(limits()).await
+    }
+
+    pub(crate) async fn with_limits(limits: ApiLimits) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let models = directory.path().join("models");
         TinyCheckpoint::llama(1, Dtype::F32, 1).write(&models.join("a"));
@@ -81,12 +94,22 @@ impl Fixture {
             },
             streams: crate::StreamLimits { max: 5, per_key_max: 3 },
             allowed_origins: vec!["https://dash.example.org".to_owned()],
+            limits,
+            data_dir: directory.path().to_owned(),
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();
-        let router = crate::router(Api::new(store.clone(), config.clone(), shutdown.clone()));
-        Self { store, shutdown, config, router, worker: WorkerId::generate("test"), directory }
+        let clock = Arc::new(AtomicU64::new(0));
+        let router = router(&store, &config, &shutdown, &clock);
+        Self { store, shutdown, config, router, clock, worker: WorkerId::generate("test"), directory }
+    }
+
+    /// The same server, started again with other limits.
+    pub(crate) fn again_with(self, limits: ApiLimits) -> Self {
+        let config = Arc::new(ApiConfig { limits, ..(*self.config).clone() });
+        let router = router(&self.store, &config, &self.shutdown, &self.clock);
+        Self { config, router, ..self }
     }
 
     pub(crate) fn api(&self) -> Api {
@@ -97,6 +120,22 @@ impl Fixture {
     pub(crate) fn api_with(&self, connections: crate::ConnectionLimits) -> Api {
         let config = ApiConfig { connections, ..ApiConfig::clone(&self.config) };
         Api::new(self.store.clone(), Arc::new(config), self.shutdown.clone())
+    }
+
+    pub(crate) fn advance(&self, span: Duration) {
+        self.clock.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
+    }
+
+    /// As the header `Authorization` has it.
+    pub(crate) async fn key(&self, tenant: &str, scopes: &[Scope]) -> String {
+        let new = NewKey {
+            name: "test".into(),
+            tenant: tenant.into(),
+            scopes: scopes.iter().copied().collect(),
+            expires_at: None,
+            adopts: false,
+        };
+        format!("Bearer {}", self.store.create_key(new).await.unwrap().1.reveal())
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -206,16 +245,17 @@ impl Fixture {
     }
 }
 
-/// A header's value with a key of the tenant that may do everything.
-pub(crate) async fn a_key(store: &Store, tenant: &str) -> String {
-    let new = NewKey {
-        name: "test".into(),
-        tenant: tenant.into(),
-        scopes: Scope::ALL.into(),
-        expires_at: None,
-        adopts: false,
-    };
-    format!("Bearer {}", store.create_key(new).await.unwrap().1.reveal())
+/// The default ones, whatever disk the tests are run on.
+pub(crate) fn limits() -> ApiLimits {
+    ApiLimits { disk_floor_bytes: 0, ..ApiLimits::default() }
+}
+
+/// Its limits go by a clock of the test's.
+fn router(store: &Store, config: &Arc<ApiConfig>, shutdown: &CancellationToken, clock: &Arc<AtomicU64>) -> Router {
+    let mut api = Api::new(store.clone(), config.clone(), shutdown.clone());
+    let clock = clock.clone();
+    api.clock = Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst)));
+    crate::router(api)
 }
 
 /// A response read to its end.

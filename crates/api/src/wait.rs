@@ -29,7 +29,7 @@ impl Wait {
         let mut preferences = values.flat_map(|value| value.split(',')).map(str::trim);
         let wait = preferences.find_map(|preference| {
             let (name, value) = preference.split(';').next()?.split_once('=')?;
-            name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').parse::<u64>().ok())?
+            name.trim().eq_ignore_ascii_case("wait").then(|| seconds(value.trim().trim_matches('"')))?
         });
         wait.map(|seconds| Self(seconds.min(WAIT_SECONDS_MAX)))
     }
@@ -69,6 +69,12 @@ impl Wait {
     }
 }
 
+/// More than a number can hold is as much as there may be.
+fn seconds(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
 /// Whether there is time for another look.
 async fn wait(api: &Api, until: Instant) -> bool {
     let left = until.saturating_duration_since(Instant::now());
@@ -97,8 +103,10 @@ mod tests {
         };
         assert_eq!(preferred("wait=5"), Some(Wait(5)));
         assert_eq!(preferred("respond-async, WAIT = \"7\"; foo=1"), Some(Wait(7)));
-        assert_eq!(preferred("wait=999999"), Some(Wait(WAIT_SECONDS_MAX)));
-        for other in ["", "wait", "wait=", "wait=-1", "wait=1.5", "return=minimal"] {
+        for long in ["wait=999999", "wait=18446744073709551616", "wait=99999999999999999999999999"] {
+            assert_eq!(preferred(long), Some(Wait(WAIT_SECONDS_MAX)), "{long}");
+        }
+        for other in ["", "wait", "wait=", "wait=-1", "wait=+1", "wait=1.5", "wait=1s", "return=minimal"] {
             assert_eq!(preferred(other), None, "{other:?}");
         }
     }

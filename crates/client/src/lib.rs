@@ -20,6 +20,13 @@ pub struct Refused {
     pub problem: Value,
 }
 
+impl Refused {
+    /// What was sent before, and not answered, is still being worked on.
+    fn is_in_flight(&self) -> bool {
+        self.problem["code"] == "idempotency_in_flight"
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error("{}", told(.0))]
@@ -40,7 +47,7 @@ impl ClientError {
     /// Whether the same request may succeed in a moment. A server that is not there at all is not waited for.
     fn may_pass(&self) -> bool {
         match self {
-            ClientError::Refused(refused) => matches!(refused.status, 502..=504),
+            ClientError::Refused(refused) => matches!(refused.status, 502..=504) || refused.is_in_flight(),
             ClientError::Unreachable { source, .. } => !source.is_connect() && !source.is_timeout(),
             ClientError::NotJson { .. }
             | ClientError::Changed { .. }
@@ -282,6 +289,12 @@ mod tests {
             {"pointer": "/models/0", "line": 3, "column": 5, "detail": "no `weight`"}]});
         let error = ClientError::Refused(Refused { status: 422, problem });
         assert_eq!(error.to_string(), "line 3, column 5: /models/0: no `weight`");
+    }
+
+    #[test]
+    fn a_submit_that_is_still_worked_on_is_asked_for_again_and_other_conflicts_are_not() {
+        let refused = |code: &str| ClientError::Refused(Refused { status: 409, problem: json!({ "code": code }) });
+        assert!(refused("idempotency_in_flight").may_pass() && !refused("job_finished").may_pass());
     }
 
     #[test]

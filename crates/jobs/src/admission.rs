@@ -95,6 +95,18 @@ impl Limits {
     pub const NONE: Limits = Limits { running_max: u32::MAX, running_per_owner_max: u32::MAX };
 }
 
+/// How many jobs may wait for a worker; those that are to be begun later among them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueLimits {
+    pub queued_max: u32,
+    /// Of one owner.
+    pub queued_per_owner_max: u32,
+}
+
+impl QueueLimits {
+    pub const NONE: QueueLimits = QueueLimits { queued_max: u32::MAX, queued_per_owner_max: u32::MAX };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,12 @@ pub enum JobsError {
     /// The idempotency key belongs to a different request: choose a new key.
     #[error("this idempotency key was used with a different request")]
     IdempotencyMismatch,
+    /// The owner may ask again when some of its jobs are begun.
+    #[error("{max} jobs of this owner wait already, and no more may")]
+    TooManyQueued { max: u32 },
+    /// Whoever asked may ask again when some jobs are begun.
+    #[error("{max} jobs wait already, and no more may")]
+    QueueFull { max: u32 },
     /// The address of the database is unusable: mend the config.
     #[error("database url {url:?} cannot be used: {reason}")]
     Url { url: String, reason: &'static str },
@@ -52,6 +58,8 @@ impl JobsError {
             Self::Replaced { .. } | Self::NotWritable { .. } => true,
             Self::LeaseLost
             | Self::IdempotencyMismatch
+            | Self::TooManyQueued { .. }
+            | Self::QueueFull { .. }
             | Self::Url { .. }
             | Self::Directory { .. }
             | Self::NetworkFileSystem { .. }

@@ -18,7 +18,7 @@ mod store;
 mod testing;
 mod word;
 
-pub use admission::{Admission, Capacity, Limits, Requirements, WORKERS_LOST_MAX};
+pub use admission::{Admission, Capacity, Limits, QueueLimits, Requirements, WORKERS_LOST_MAX};
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
 pub use id::{GroupId, JobId, WorkerId};

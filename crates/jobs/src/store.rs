@@ -3,6 +3,7 @@
 //! Every write is one transaction that begins by reading the time it judges leases by, changes a row by a guarded update, and
 //! appends what it did to the event log.
 
+mod admit;
 mod attempts;
 mod backup;
 mod cancel;

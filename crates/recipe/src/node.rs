@@ -274,13 +274,31 @@ fn syntax_problem(error: &serde_yaml::Error) -> Problem {
     } else if message.contains("non-finite float") {
         ("invalid_value", "infinity and NaN are no values here; write a finite number".to_owned())
     } else if is_about("budget") || is_about("recursion") {
-        ("too_large", format!("the recipe is too large or too deeply nested once its aliases are expanded ({message})"))
+        ("too_large", breached(message))
     } else if message.contains("recursive references") {
         ("yaml_syntax", "an alias stands inside what it refers to".to_owned())
     } else {
         ("yaml_syntax", mended(message))
     };
     Problem { line: place.map(|l| l.line() as u32), column: place.map(|l| l.column() as u32), ..whole(code, detail) }
+}
+
+/// Which limit of the parser it was, and how much it allows.
+fn breached(message: &str) -> String {
+    let limits = [
+        ("Depth", limits::DEPTH_MAX, "levels"),
+        ("Nodes", limits::NODES_MAX, "values once its aliases are expanded"),
+        ("Events", limits::NODES_MAX, "values once its aliases are expanded"),
+        ("Aliases", limits::ALIASES_MAX, "aliases"),
+        ("Anchors", limits::ALIASES_MAX, "anchors"),
+        ("MergeKeys", limits::ALIASES_MAX, "merge keys"),
+        ("Documents", limits::STAGES_MAX, "documents"),
+    ];
+    let of = message.split_once("breached: ").map_or("", |(_, breach)| breach);
+    match limits.iter().find(|(name, ..)| of.starts_with(name)) {
+        Some((_, max, what)) => format!("the recipe has more than {max} {what}"),
+        None => "the recipe is too large or too deeply nested once its aliases are expanded".to_owned(),
+    }
 }
 
 /// What is often behind a message of the parser, and what to write.

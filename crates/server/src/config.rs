@@ -1,17 +1,18 @@
-//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file and
-//! `cli.rs` are the only ones that read the environment.
+//! Settings of our process: flags, then `AMALGAM_*` variables, then a TOML file, then defaults. This file, `limits.rs`
+//! and `cli.rs` are the only ones that read the environment.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use api::{ConnectionLimits, StreamLimits};
+use api::{ApiLimits, ConnectionLimits, StreamLimits};
 use checkpoint::{Access, OutputRoots};
 use clap::{Args, ValueEnum};
 use jobs::{Limits, Retention};
 use serde::Deserialize;
 
+use crate::limits::LimitArgs;
 use crate::report::Failure;
 use crate::size::Bytes;
 
@@ -184,6 +185,9 @@ pub struct Values {
     pub keep_events_days: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
+    pub api_limits: LimitArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
     pub merge: MergeArgs,
     /// What to log, as in `info` or `warn,worker=debug` [default: info].
     #[arg(long, env = "AMALGAM_LOG")]
@@ -224,6 +228,7 @@ impl Values {
             stall_seconds: self.stall_seconds.or(other.stall_seconds),
             keep_jobs_days: self.keep_jobs_days.or(other.keep_jobs_days),
             keep_events_days: self.keep_events_days.or(other.keep_events_days),
+            api_limits: self.api_limits.or(other.api_limits),
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -257,6 +262,8 @@ pub struct Config {
     pub worker_memory: Option<u64>,
     pub worker_labels: BTreeSet<String>,
     pub limits: Limits,
+    /// Of what clients ask.
+    pub api_limits: ApiLimits,
     pub lease: Duration,
     pub stall: Duration,
     pub retention: Retention,
@@ -332,6 +339,7 @@ impl ConfigArgs {
                 running_max: values.running_max.unwrap_or(u32::MAX),
                 running_per_owner_max: values.running_per_key_max.unwrap_or(u32::MAX),
             },
+            api_limits: values.api_limits.resolve()?,
             lease: values.lease_seconds.map_or(worker::LEASE, Duration::from_secs),
             stall: values.stall_seconds.map_or(worker::STALL, Duration::from_secs),
             retention: Retention {

@@ -4,6 +4,7 @@ mod bar;
 mod cli;
 mod commands;
 mod config;
+mod limits;
 mod report;
 mod size;
 

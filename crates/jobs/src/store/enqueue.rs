@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use super::statement::query;
-use super::{Store, row, tasks, write::Write};
-use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
+use super::{Store, admit::admit, row, tasks, write::Write};
+use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, QueueLimits, Result};
 
 /// Another request with the same key inserts nothing, also when both arrive at once.
 const INSERT: &str = "\
@@ -22,14 +22,20 @@ const INSERT: &str = "\
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
 
 impl Store {
-    /// Writes the job, its task and the event `queued`, or finds the job that the same key and request made before.
+    /// As [`Store::enqueue_within`], however many wait.
     pub async fn enqueue(&self, job: NewJob) -> Result<Enqueued> {
+        self.enqueue_within(job, QueueLimits::NONE).await
+    }
+
+    /// Writes the job, its task and the event `queued`, or finds the job that the same key and request made before.
+    pub async fn enqueue_within(&self, job: NewJob, limits: QueueLimits) -> Result<Enqueued> {
         let mut write = self.write("store.enqueue").await?;
         let Some(created) = create(&mut write, &job).await? else {
             let replayed = replay(&mut write, job.idempotency).await?;
             write.abandon().await?;
             return Ok(Enqueued::Replayed(replayed));
         };
+        admit(&mut write, &job.admission.owner, limits).await?;
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }

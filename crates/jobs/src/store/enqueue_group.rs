@@ -2,14 +2,22 @@
 
 use super::{
     Store,
+    admit::admit,
     enqueue::{create, replay},
 };
-use crate::{Enqueued, Job, NewJob, Result};
+use crate::{Enqueued, Job, NewJob, QueueLimits, Result};
 
 impl Store {
-    /// Writes every job in one transaction. The key of the request, if there is one, stands on the first.
+    /// As [`Store::enqueue_group_within`], however many wait.
     pub async fn enqueue_group(&self, jobs: Vec<NewJob>) -> Result<Enqueued<Vec<Job>>> {
+        self.enqueue_group_within(jobs, QueueLimits::NONE).await
+    }
+
+    /// Writes every job in one transaction. The key of the request, if there is one, stands on the first.
+    pub async fn enqueue_group_within(&self, jobs: Vec<NewJob>, limits: QueueLimits) -> Result<Enqueued<Vec<Job>>> {
         let mut write = self.write("store.enqueue_group").await?;
+        // all are of the one who asked
+        let owner = jobs.first().map(|job| job.admission.owner.clone()).unwrap_or_default();
         let mut created = Vec::with_capacity(jobs.len());
         for job in jobs {
             let Some(job) = create(&mut write, &job).await? else {
@@ -23,6 +31,7 @@ impl Store {
             };
             created.push(job);
         }
+        admit(&mut write, &owner, limits).await?;
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }

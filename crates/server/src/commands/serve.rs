@@ -170,6 +170,8 @@ fn api_config(config: &Config) -> ApiConfig {
         allowed_origins: config.allowed_origins.clone(),
         streams: config.streams,
         connections: config.connections,
+        limits: config.api_limits,
+        data_dir: config.data_dir.clone(),
     }
 }
 
