@@ -16,6 +16,8 @@ mod page;
 mod store;
 #[cfg(test)]
 mod testing;
+mod timestamp;
+mod webhook;
 mod word;
 
 pub use admission::{Admission, Capacity, Limits, Requirements, WORKERS_LOST_MAX};
@@ -27,3 +29,8 @@ pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
 pub use store::{Attempt, Clock, Deleted, Pruned, QueueState, Retention, Store, WorkerRow};
+pub use timestamp::rfc3339;
+pub use webhook::{
+    DeliveriesOf, Delivery, DeliveryFilter, DeliveryId, DeliveryStatus, Endpoint, JobWebhook, NewWebhook, Redelivered,
+    Sending, Settlement, Then, WEBHOOKS_MAX, Webhook, WebhookEvent, WebhookId,
+};

@@ -41,8 +41,12 @@ const OVER_WITH_EVENTS: &str = "\
 
 pub(super) const EVENTS_OF: &str = "delete from events where job_id = $1";
 
-pub(super) const PARTS_OF: [&str; 3] =
-    ["delete from attempts where job_id = $1", "delete from tasks where job_id = $1", "delete from jobs where id = $1"];
+pub(super) const PARTS_OF: [&str; 4] = [
+    "delete from deliveries where job_id = $1",
+    "delete from attempts where job_id = $1",
+    "delete from tasks where job_id = $1",
+    "delete from jobs where id = $1",
+];
 
 impl Store {
     pub async fn prune(&self, retention: Retention) -> Result<Pruned> {
