@@ -92,8 +92,9 @@ impl Store {
     pub async fn settle_delivery(&self, sending: &Sending, settlement: &Settlement) -> Result<()> {
         let mut write = self.write("store.settle_delivery").await?;
         let now = write.now;
-        // before the delivery, as whoever deletes it does, so that neither waits for the other
-        if let (Then::Disabled, Some(endpoint)) = (settlement.then, &sending.endpoint) {
+        let gone = sending.endpoint.as_ref().filter(|_| settlement.then == Then::Disabled);
+        // before the deliveries, as whoever deletes it does, so that neither waits for the other
+        if let Some(endpoint) = gone {
             webhooks::disable(&mut write, &endpoint.id).await?;
         }
         let (status, next_at, delivered_at) = match settlement.then {
@@ -111,13 +112,18 @@ impl Store {
             .bind(delivered_at)
             .execute(write.connection())
             .await?;
+        if let Some(endpoint) = gone {
+            webhooks::give_up(&mut write, &endpoint.id, "the webhook takes nothing more").await?;
+        }
         write.commit_quietly().await
     }
 
     /// Newest first.
     pub async fn deliveries(&self, filter: &DeliveryFilter) -> Result<Vec<Delivery>> {
         let (sql, of) = match &filter.of {
-            DeliveriesOf::Job(id) => ("where job_id = $1 and ($2 = '' or id < $2) order by id desc limit $3", id.as_str()),
+            DeliveriesOf::Job(id) => {
+                ("where job_id = $1 and ($2 = '' or id < $2) order by id desc limit $3", id.as_str())
+            }
             DeliveriesOf::Webhook(id) => {
                 ("where webhook_id = $1 and ($2 = '' or id < $2) order by id desc limit $3", id.as_str())
             }

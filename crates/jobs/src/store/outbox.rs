@@ -178,11 +178,18 @@ mod tests {
             // the other one wants no success, but a failure
             fixture.enqueue(of("a")).await;
             let lease = fixture.claim().await;
-            fixture.store.finish(&lease, Outcome::Failed(crate::JobFailure { retryable: false, ..a_failure(1) })).await.unwrap();
+            fixture
+                .store
+                .finish(&lease, Outcome::Failed(crate::JobFailure { retryable: false, ..a_failure(1) }))
+                .await
+                .unwrap();
             let failed = self::sent(fixture).await;
             let failed = failed.iter().find(|it| it.endpoint.as_ref().is_some_and(|e| e.id.as_str() == picky)).unwrap();
             let payload: Value = serde_json::from_str(&failed.payload).unwrap();
-            assert_eq!((&payload["type"], &payload["data"]["error"]["code"]), (&json!("job.failed"), &json!("disk_full")));
+            assert_eq!(
+                (&payload["type"], &payload["data"]["error"]["code"]),
+                (&json!("job.failed"), &json!("disk_full"))
+            );
         })
         .await;
     }
@@ -249,6 +256,7 @@ mod tests {
             cancelled().await;
             assert_eq!(fixture.count("select count(*) from deliveries").await, 2);
             assert_eq!(fixture.count("select count(*) from deliveries where status = 'failed'").await, 2);
+            assert_eq!(fixture.count("select count(*) from deliveries where last_status = 410").await, 1);
             assert!(fixture.store.webhooks("").await.unwrap()[0].disabled_at.is_some());
         })
         .await;

@@ -12,8 +12,7 @@ const CREATE: &str = "insert into webhooks (id, tenant, url, events, created_at)
 
 const COUNT: &str = "select count(*) from webhooks where tenant = $1";
 
-const COLUMNS: &str =
-    "select id, tenant, url, events, created_at, generation, rotated_at, disabled_at from webhooks";
+const COLUMNS: &str = "select id, tenant, url, events, created_at, generation, rotated_at, disabled_at from webhooks";
 
 const DELETE: &str = "delete from webhooks where id = $1 and tenant = $2";
 
@@ -96,10 +95,11 @@ impl Store {
 pub(super) async fn disable(write: &mut Write<'_>, id: &WebhookId) -> Result<()> {
     let now = write.now;
     query(DISABLE).bind(id.as_str()).bind(now).execute(write.connection()).await?;
-    give_up(write, id, "the webhook takes nothing more").await
+    Ok(())
 }
 
-async fn give_up(write: &mut Write<'_>, id: &WebhookId, why: &str) -> Result<()> {
+/// What it was still to be told.
+pub(super) async fn give_up(write: &mut Write<'_>, id: &WebhookId, why: &str) -> Result<()> {
     query(GIVE_UP).bind(id.as_str()).bind(why).execute(write.connection()).await?;
     Ok(())
 }
