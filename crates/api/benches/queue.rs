@@ -16,6 +16,7 @@ use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
 use serde_json::json;
 use sqlx::any::AnyPoolOptions;
 use tokio_util::sync::CancellationToken;
+use webhook::{MasterKey, Reach, WebhookConfig};
 
 const TTL: Duration = Duration::from_secs(60);
 const JOBS: usize = 1000;
@@ -176,6 +177,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         outputs: OutputRoots::new(vec![std::env::temp_dir()]),
         settings: engine::Settings::default(),
         allowed_hosts: None,
+        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

@@ -7,6 +7,7 @@ use engine::Settings;
 use jobs::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use webhook::WebhookConfig;
 
 use crate::limits::PLANS_AT_ONCE_MAX;
 
@@ -21,6 +22,7 @@ pub struct ApiConfig {
     pub settings: Settings,
     /// The host names this server answers to, without ports; `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
+    pub webhooks: WebhookConfig,
 }
 
 #[derive(Clone)]

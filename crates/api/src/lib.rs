@@ -39,6 +39,7 @@ mod testing;
 mod timestamp;
 mod version;
 mod wait;
+mod webhooks;
 mod workers;
 
 pub use api::{Api, ApiConfig};

@@ -1,6 +1,6 @@
 //! A client of the HTTP API: submit, look, and watch to the end through cuts.
 //!
-//! Invariant: this and later the Hub client are the only crates that make HTTP requests.
+//! Invariant: this, `webhook` and later the Hub client are the only crates that make HTTP requests.
 
 mod download;
 mod watch;
