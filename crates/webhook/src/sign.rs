@@ -44,6 +44,32 @@ mod tests {
         assert_eq!(secret.reveal(), "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=");
     }
 
+    /// As a receiver does that follows the documents.
+    #[test]
+    fn the_documents_way_to_verify_a_signature_works() {
+        let documents = include_str!("../../../docs/webhooks.md");
+        let verify = documents.split("```python\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+        let key = MasterKey::generate();
+        let sending = a_sending("https://example.org/");
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let signature = signatures(&key, &sending, i64::try_from(now).unwrap());
+        let secret = key.of_tenant(&sending.tenant).reveal();
+        let (id, body) = (sending.id, sending.payload);
+        let program = format!(
+            "{verify}\nheaders = {{'webhook-id': '{id}', 'webhook-timestamp': '{now}', 'webhook-signature': '{signature}'}}\n\
+             body = '''{body}'''.encode()\n\
+             assert verify('{secret}', headers, body)\n\
+             assert not verify('{secret}', headers, body + b' ')\n\
+             assert not verify('whsec_{}', headers, body)\n\
+             assert not verify('{secret}', headers | {{'webhook-timestamp': '1700000000'}}, body)\n",
+            "A".repeat(44),
+        );
+        match std::process::Command::new("python3").args(["-c", &program]).status() {
+            Ok(status) => assert!(status.success()),
+            Err(error) => println!("not tested: python3: {error}"),
+        }
+    }
+
     #[test]
     fn a_rotated_secret_signs_for_another_day() {
         let key = MasterKey::generate();
