@@ -1,5 +1,6 @@
 //! What a server does beside answering: sends what is due, several at once, and notes what became of it.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::WebhookConfig;
 use crate::limits::{ANSWER_WITHIN, AT_ONCE_MAX, AT_ONCE_PER_TENANT_MAX};
 use crate::send::Sender;
 
@@ -24,12 +26,23 @@ const END_WITHIN: Duration = Duration::from_secs(5);
 
 const _: () = assert!(ANSWER_WITHIN.as_secs() + SETTLE_WITHIN.as_secs() < LEASE.as_secs());
 
-/// Until `shutdown` is cancelled.
-pub async fn dispatch(store: Store, sender: Sender, shutdown: CancellationToken) {
-    let sender = Arc::new(sender);
+/// Until `shutdown` is cancelled. Where nothing can be sent, as on a machine without certificates of any authority, that is told,
+/// and what is to be sent waits for a server that can.
+pub async fn dispatch(store: Store, config: WebhookConfig, shutdown: CancellationToken) {
+    match Sender::new(config) {
+        Ok(sender) => send_due(&store, Arc::new(sender), &shutdown).await,
+        Err(error) => {
+            let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+            tracing::error!(error = cause, "webhooks cannot be sent");
+            shutdown.cancelled().await;
+        }
+    }
+}
+
+async fn send_due(store: &Store, sender: Arc<Sender>, shutdown: &CancellationToken) {
     let mut under_way = JoinSet::new();
     while !shutdown.is_cancelled() {
-        match claim(&store, AT_ONCE_MAX.saturating_sub(under_way.len())).await {
+        match claim(store, AT_ONCE_MAX.saturating_sub(under_way.len())).await {
             Ok(due) => {
                 for sending in due {
                     under_way.spawn(deliver(store.clone(), sender.clone(), sending));
@@ -113,7 +126,7 @@ mod tests {
 
     use super::*;
     use crate::testing::{Receiver, is_signed_by};
-    use crate::{MasterKey, Reach, Secret, WebhookConfig};
+    use crate::{MasterKey, Reach, Secret};
 
     struct Fixture {
         store: Store,
@@ -133,9 +146,9 @@ mod tests {
             let store = Store::open_with_clock(&url, Arc::new(move || reads.load(Ordering::SeqCst))).await.unwrap();
             let key = MasterKey::generate();
             let reach = Reach { insecure_http: true, networks: vec!["127.0.0.0/8".parse().unwrap()] };
-            let sender = Sender::new(WebhookConfig { reach, key: key.clone() }).unwrap();
+            let config = WebhookConfig { reach, key: key.clone() };
             let shutdown = CancellationToken::new();
-            let dispatching = tokio::spawn(dispatch(store.clone(), sender, shutdown.clone()));
+            let dispatching = tokio::spawn(dispatch(store.clone(), config, shutdown.clone()));
             Self { store, clock, key, shutdown, dispatching, _directory: directory }
         }
 

@@ -19,7 +19,6 @@ pub use dispatch::dispatch;
 pub use key::{KeyError, MasterKey, Secret};
 pub use network::Network;
 pub use reach::{Reach, Refused};
-pub use send::Sender;
 
 /// What the operator sets.
 #[derive(Debug, Clone)]

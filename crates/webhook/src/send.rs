@@ -16,7 +16,7 @@ use crate::schedule;
 use crate::sign::signatures;
 
 /// Has what it takes to send any delivery.
-pub struct Sender {
+pub(crate) struct Sender {
     client: Client,
     reach: Reach,
     key: MasterKey,
@@ -24,7 +24,7 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(config: WebhookConfig) -> Result<Self, reqwest::Error> {
+    pub(crate) fn new(config: WebhookConfig) -> Result<Self, reqwest::Error> {
         Self::with(config, system(), ANSWER_WITHIN)
     }
 

@@ -9,7 +9,7 @@ use jobs::Store;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use webhook::{MasterKey, Sender, WebhookConfig};
+use webhook::{MasterKey, WebhookConfig};
 use worker::WorkerConfig;
 
 use crate::cli::ServeArgs;
@@ -52,12 +52,11 @@ impl Server {
         check_reach(&store, &config).await?;
         let shutdown = CancellationToken::new();
         let webhooks = webhooks(&store, &config)?;
-        let sender = Sender::new(webhooks.clone()).map_err(Failure::failed)?;
-        let api = Api::new(store.clone(), Arc::new(api_config(&config, webhooks)), shutdown.clone());
+        let api = Api::new(store.clone(), Arc::new(api_config(&config, webhooks.clone())), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
         let house = worker::keep_house(store.clone(), config.lease, config.retention, shutdown.clone());
         let house = tokio::spawn(house);
-        let telling = tokio::spawn(webhook::dispatch(store.clone(), sender, shutdown.clone()));
+        let telling = tokio::spawn(webhook::dispatch(store.clone(), webhooks, shutdown.clone()));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
             let worker = worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone());
