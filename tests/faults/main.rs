@@ -8,6 +8,7 @@ mod keys;
 mod reader;
 mod requests;
 mod slow;
+mod webhooks;
 mod workers;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_amalgam");
@@ -43,7 +44,8 @@ impl Side {
 /// No step is left out: those of requests fail in a server, the others in a worker.
 #[test]
 fn every_step_is_made_to_fail() {
-    let tested: Vec<&str> = requests::STEPS.iter().chain(workers::STEPS).chain(keys::STEPS).copied().collect();
+    let tested: Vec<&str> =
+        requests::STEPS.iter().chain(workers::STEPS).chain(keys::STEPS).chain(webhooks::STEPS).copied().collect();
     let forgotten: Vec<&&str> = fault::STEPS.iter().filter(|step| !tested.contains(step)).collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }

@@ -16,6 +16,7 @@ use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
 use serde_json::json;
 use sqlx::any::AnyPoolOptions;
 use tokio_util::sync::CancellationToken;
+use webhook::{MasterKey, Reach, WebhookConfig};
 
 const TTL: Duration = Duration::from_secs(60);
 const JOBS: usize = 1000;
@@ -181,6 +182,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
         connections: api::ConnectionLimits::default(),
         limits: ApiLimits::default(),
         data_dir: std::env::temp_dir(),
+        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
     };
     let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
     let working = {

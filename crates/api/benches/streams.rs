@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use webhook::{MasterKey, Reach, WebhookConfig};
 
 const STREAMS: usize = 5_000;
 const STREAMS_OF_TEST: usize = 100;
@@ -59,6 +60,7 @@ async fn serve(database: &str) {
         connections: ConnectionLimits::default(),
         limits: ApiLimits::default(),
         data_dir: std::env::temp_dir(),
+        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
     };
     api::serve(listener, Api::new(store, Arc::new(config), CancellationToken::new())).await.unwrap();
 }

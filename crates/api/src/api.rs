@@ -7,6 +7,7 @@ use engine::Settings;
 use jobs::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use webhook::WebhookConfig;
 
 use crate::ApiLimits;
 use crate::in_flight::InFlight;
@@ -35,6 +36,7 @@ pub struct ApiConfig {
     pub limits: ApiLimits,
     /// Where merges work and, by default, artifacts stay.
     pub data_dir: PathBuf,
+    pub webhooks: WebhookConfig,
 }
 
 /// What a connection may take.

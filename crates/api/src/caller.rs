@@ -58,6 +58,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         | "/v1/jobs/{id}/events"
         | "/v1/jobs/{id}/artifacts"
         | "/v1/jobs/{id}/artifacts/{path}"
+        | "/v1/jobs/{id}/deliveries"
         | "/v1/groups/{id}"
         | "/v1/events"
             if reads =>
@@ -72,6 +73,12 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         {
             Needed::Scope(Scope::JobsWrite)
         }
+        "/v1/deliveries/{id}/redeliver" if *method == Method::POST => Needed::Scope(Scope::JobsWrite),
+        "/v1/webhooks" | "/v1/webhooks/{id}" | "/v1/webhooks/{id}/deliveries" | "/v1/webhooks/secret" if reads => {
+            Needed::Scope(Scope::Admin)
+        }
+        "/v1/webhooks" | "/v1/webhooks/{id}/rotate" if *method == Method::POST => Needed::Scope(Scope::Admin),
+        "/v1/webhooks/{id}" if *method == Method::DELETE => Needed::Scope(Scope::Admin),
         "/v1/workers" | "/v1/queue" if reads => Needed::Scope(Scope::Admin),
         "/v1/workers/{id}/drain" | "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => {
             Needed::Scope(Scope::Admin)
@@ -194,7 +201,7 @@ fn no_key() -> Problem {
 mod tests {
     use std::collections::BTreeSet;
 
-    use jobs::{GroupId, JobId};
+    use jobs::{DeliveryId, GroupId, JobId, WebhookId};
     use serde_json::{Value, json};
 
     use super::*;
@@ -288,7 +295,22 @@ mod tests {
         }
     }
 
-    /// Over every route that names a job or a group: what is another's is not there.
+    /// An endpoint, and a delivery to it.
+    async fn webhook(fixture: &Fixture, key: &str) -> (String, String) {
+        let headers = [("authorization", key), ("content-type", "application/json")];
+        let body = json!({"url": "https://example.org/"}).to_string();
+        let webhook = fixture.send(Method::POST, "/v1/webhooks", &headers, &body).await.json();
+        let headers = [("authorization", key), ("content-type", YAML)];
+        let job = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json();
+        let path = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+        fixture.send(Method::POST, &path, &headers[..1], "").await;
+        let path = webhook["links"]["deliveries"].as_str().unwrap();
+        let deliveries = fixture.send(Method::GET, path, &headers[..1], "").await.json();
+        let id = |of: &Value| of["id"].as_str().unwrap().to_owned();
+        (id(&webhook), id(&deliveries["data"][0]))
+    }
+
+    /// Over every route that names something: what is another's is not there.
     #[tokio::test]
     async fn a_tenant_sees_only_its_own_everywhere() {
         let fixture = Fixture::new().await;
@@ -301,11 +323,18 @@ mod tests {
         let headers = [("authorization", mine.as_str()), ("content-type", YAML)];
         let group = fixture.send(Method::POST, "/v1/jobs", &headers, VARIANTS).await.json();
         let group = group["id"].as_str().unwrap().to_owned();
-        let (mut seen, unknown) = (BTreeSet::new(), (JobId::generate().to_string(), GroupId::generate().to_string()));
+        let mut seen = BTreeSet::new();
         for (method, path) in
             routes().into_iter().filter(|(_, path)| path.contains("{id}") && !path.contains("workers"))
         {
-            let (id, unknown) = if path.contains("groups") { (&group, &unknown.1) } else { (&job, &unknown.0) };
+            let (id, unknown) = match path.split('/').nth(2) {
+                Some("groups") => (group.clone(), GroupId::generate().to_string()),
+                // each its own, since one of the routes deletes it
+                Some("webhooks") => (webhook(&fixture, &mine).await.0, WebhookId::generate().to_string()),
+                Some("deliveries") => (webhook(&fixture, &mine).await.1, DeliveryId::generate().to_string()),
+                _ => (job.clone(), JobId::generate().to_string()),
+            };
+            let (id, unknown) = (&id, &unknown);
             let ask = async |key: &str, id: &str| {
                 fixture.send(method.clone(), &with_id(&path, id), &[("authorization", key)], "").await
             };
@@ -321,9 +350,15 @@ mod tests {
             assert!(is_there, "{method} {path}: {}", own.text());
             seen.insert(path);
         }
-        assert!(seen.len() >= 5, "{seen:?}");
+        assert!(seen.len() >= 11, "{seen:?}");
         let list = fixture.send(Method::GET, "/v1/jobs", &[("authorization", &other)], "").await.json();
         assert_eq!(list["data"], json!([]));
+        let list = fixture.send(Method::GET, "/v1/webhooks", &[("authorization", &other)], "").await.json();
+        assert_eq!(list["data"], json!([]));
+        let secret = async |key: &str| {
+            fixture.send(Method::GET, "/v1/webhooks/secret", &[("authorization", key)], "").await.json()
+        };
+        assert_ne!(secret(&mine).await["secret"], secret(&other).await["secret"]);
         // the same key of idempotency is another's, too
         let theirs = post(&other, RECIPE).await;
         assert_eq!(theirs.status, 201);

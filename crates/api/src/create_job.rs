@@ -25,6 +25,7 @@ use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
 use crate::wait::Wait;
+use crate::webhooks;
 use crate::{Api, disk_floor};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -90,6 +91,7 @@ impl Created {
         ("run_at" = Option<String>, Query, description = "With a YAML body: not to be begun before this time, as 2026-01-31T08:00:00Z"),
         ("reuse" = Option<bool>, Query, description = "With a YAML body: succeed with what another job published for the same plan, if it is still there"),
         ("worker_label" = Option<Vec<String>>, Query, description = "With a YAML body: only workers that carry it take the job; repeatable"),
+        ("webhook" = Option<String>, Query, description = "With a YAML body: an `https` address that is told what becomes of the job"),
         ("label" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("metadata" = Option<Vec<String>>, Query, description = "With a YAML body: `key=value`, repeatable"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when the job is over, or after N seconds, at most 60"),
@@ -158,6 +160,9 @@ pub(crate) async fn submit(
         return Ok(answer(replayed, true));
     }
     disk_floor::has_room(api).await?;
+    if let Some(webhook) = &request.webhook {
+        webhooks::check(api, webhook, "/webhook")?;
+    }
     let wait = Wait::preferred(headers);
     let planned = planning::plan(api, caller, request, |_, plan| Facts::of(&plan)).await?;
     let warnings = planned.warnings.clone();
@@ -248,6 +253,7 @@ fn new_jobs(caller: &Caller, planned: Planned<Facts>, key: Option<String>) -> Ve
         max_attempts: request.max_attempts,
         retry_of: None,
         member: member(&group, position, &merge.variant),
+        webhook: request.webhook.clone(),
         recipe: merge.recipe,
         idempotency: idempotency.take(),
     };

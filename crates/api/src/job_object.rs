@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::timestamp::rfc3339;
+use crate::webhooks::JobWebhookObject;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Job)]
@@ -52,6 +53,8 @@ pub(crate) struct JobObject {
     group_id: Option<String>,
     /// Which variant of the request this is.
     variant: Option<String>,
+    /// Who is told of it, beside the endpoints of the tenant.
+    webhook: Option<JobWebhookObject>,
     /// What the worker last reported.
     progress: Option<ProgressObject>,
     /// Why a failed job failed.
@@ -193,6 +196,7 @@ pub(crate) struct Links {
     itself: String,
     events: String,
     artifacts: String,
+    deliveries: String,
     cancel: String,
 }
 
@@ -222,6 +226,7 @@ impl From<Job> for JobObject {
             retry_of: job.retry_of.map(String::from),
             group_id: job.member.as_ref().map(|member| member.group.to_string()),
             variant: job.member.map(|member| member.variant),
+            webhook: job.webhook.map(JobWebhookObject::from),
             progress: job.progress.as_ref().map(ProgressObject::from),
             error: job.error.map(ErrorObject::from),
             attempts: None,
@@ -267,6 +272,7 @@ impl Links {
         Self {
             events: format!("{itself}/events"),
             artifacts: format!("{itself}/artifacts"),
+            deliveries: format!("{itself}/deliveries"),
             cancel: format!("{itself}/cancel"),
             itself,
         }

@@ -54,6 +54,7 @@ mod testing;
 mod timestamp;
 mod version;
 mod wait;
+mod webhooks;
 mod workers;
 
 pub use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};

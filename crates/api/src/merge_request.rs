@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use axum::http::{HeaderMap, header};
+use jobs::JobWebhook;
 use recipe::escape;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -19,9 +20,10 @@ use crate::posted_recipe::{Posted, PostedRecipe};
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::query::Pairs;
 use crate::timestamp::milliseconds;
+use crate::webhooks::{self, WebhookBody};
 
 const YAML_TYPES: [&str; 3] = ["application/yaml", "text/yaml", "application/x-yaml"];
-const QUERY_KEYS: [&str; 11] = [
+const QUERY_KEYS: [&str; 12] = [
     "output",
     "lenient",
     "priority",
@@ -31,10 +33,11 @@ const QUERY_KEYS: [&str; 11] = [
     "run_at",
     "reuse",
     "worker_label",
+    "webhook",
     "label",
     "metadata",
 ];
-const BODY_KEYS: [&str; 16] = [
+const BODY_KEYS: [&str; 17] = [
     "recipe",
     "recipe_yaml",
     "options",
@@ -51,6 +54,7 @@ const BODY_KEYS: [&str; 16] = [
     "run_at",
     "reuse",
     "worker_labels",
+    "webhook",
 ];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -70,6 +74,8 @@ pub(crate) struct MergeRequest {
     /// What another job has published for the same plan will do.
     pub(crate) reuse: bool,
     pub(crate) worker_labels: BTreeSet<String>,
+    /// Told of these jobs, beside the endpoints of the tenant.
+    pub(crate) webhook: Option<JobWebhook>,
     /// Equal requests have equal digests.
     pub(crate) digest: String,
 }
@@ -87,7 +93,7 @@ impl MergeRequest {
     }
 }
 
-fn media_type(headers: &HeaderMap) -> String {
+pub(crate) fn media_type(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
@@ -142,6 +148,9 @@ fn yaml_body(query: &Pairs, more: &[&str], body: &[u8]) -> Result<Map<String, Va
             map.insert(key.to_owned(), json!(number));
         }
     }
+    if let Some(webhook) = query.parsed::<String>("webhook")? {
+        map.insert("webhook".to_owned(), json!(webhook));
+    }
     if let Some(run_at) = query.parsed::<String>("run_at")? {
         map.insert("run_at".to_owned(), json!(run_at));
     }
@@ -165,7 +174,7 @@ fn pairs(query: &Pairs, parameter: &str) -> Result<Map<String, Value>> {
     Ok(pairs)
 }
 
-fn invalid(findings: Vec<Finding>) -> Problem {
+pub(crate) fn invalid(findings: Vec<Finding>) -> Problem {
     let detail = match findings.as_slice() {
         [only] => only.detail.clone(),
         many => format!("{} errors in the request; `errors` has each with its place", many.len()),
@@ -195,6 +204,7 @@ fn decode(map: Map<String, Value>, digest: String) -> Result<MergeRequest> {
         run_at: decoder.time("run_at"),
         reuse: decoder.flag("reuse"),
         worker_labels: decoder.words("worker_labels"),
+        webhook: decoder.webhook(),
         digest,
     };
     if request.reuse && request.output.is_some() {
@@ -358,6 +368,12 @@ impl Decoder {
         time
     }
 
+    /// Whether anything may be sent there is not for a plan to tell.
+    fn webhook(&mut self) -> Option<JobWebhook> {
+        let value = self.take("webhook")?;
+        webhooks::read(value, "/webhook", &mut self.findings)
+    }
+
     fn words(&mut self, key: &str) -> BTreeSet<String> {
         let fits = |word: &Value| word.as_str().is_some_and(|w| (1..=KEY_CHARS_MAX).contains(&w.chars().count()));
         match self.take(key) {
@@ -418,6 +434,8 @@ pub(crate) struct MergeRequestBody {
     reuse: Option<bool>,
     /// Only workers that carry all of these take the job. At most 16, of 64 characters.
     worker_labels: Option<Vec<String>>,
+    /// Told what becomes of the job; signed by the tenant's secret (`GET /v1/webhooks/secret`). The URL alone will do.
+    webhook: Option<WebhookBody>,
 }
 
 /// The recipe as an object, or as a list of them: stages, of which later ones may use earlier ones by name.

@@ -21,7 +21,6 @@ use utoipa::{
     },
 };
 
-
 const PROBLEM_JSON: &str = "application/problem+json";
 
 pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
@@ -40,12 +39,16 @@ pub(crate) enum Code {
     JobNotFound,
     GroupNotFound,
     ArtifactNotFound,
+    WebhookNotFound,
+    DeliveryNotFound,
     RangeNotSatisfiable,
     MethodNotAllowed,
     JobFinished,
     JobNotFinished,
     TooManyStreams,
     RequestTimeout,
+    TooManyWebhooks,
+    WebhookGone,
     BodyTooLarge,
     UnsupportedMediaType,
     ForeignHost,
@@ -77,6 +80,10 @@ impl Code {
             Self::MalformedBody => ("malformed_body", S::BAD_REQUEST, "The body cannot be read"),
             Self::JobNotFinished => ("job_not_finished", S::CONFLICT, "The job is not over"),
             Self::ArtifactNotFound => ("artifact_not_found", S::NOT_FOUND, "There is no such artifact"),
+            Self::WebhookNotFound => ("webhook_not_found", S::NOT_FOUND, "There is no such webhook"),
+            Self::DeliveryNotFound => ("delivery_not_found", S::NOT_FOUND, "There is no such delivery"),
+            Self::TooManyWebhooks => ("too_many_webhooks", S::CONFLICT, "There are as many webhooks as there may be"),
+            Self::WebhookGone => ("webhook_gone", S::CONFLICT, "The webhook takes nothing more"),
             Self::RangeNotSatisfiable => {
                 ("range_not_satisfiable", S::RANGE_NOT_SATISFIABLE, "The file has no such range")
             }
@@ -237,6 +244,14 @@ impl Problem {
 
     pub(crate) fn no_job(id: &str) -> Self {
         Self::new(Code::JobNotFound, format!("there is no job {id:?}"))
+    }
+
+    pub(crate) fn no_webhook(id: &str) -> Self {
+        Self::new(Code::WebhookNotFound, format!("there is no webhook {id:?}"))
+    }
+
+    pub(crate) fn no_delivery(id: &str) -> Self {
+        Self::new(Code::DeliveryNotFound, format!("there is no delivery {id:?}"))
     }
 
     pub(crate) fn no_group(id: &str) -> Self {

@@ -19,7 +19,7 @@ use crate::query::{NoBody, Pairs};
 
 /// Do a job again
 ///
-/// Makes a new job of the recipe, output, labels and limits of one that is over, to be begun at once; `retry_of` names that. It is checked and planned
+/// Makes a new job of the recipe, output, labels, webhook and limits of one that is over, to be begun at once; `retry_of` names that. It is checked and planned
 /// as any other. Of a job with variants only this one is done again.
 #[utoipa::path(
     post,
@@ -85,6 +85,7 @@ fn again(job: &Job, output: Option<String>) -> Result<MergeRequest> {
         run_at: None,
         reuse: job.reuse,
         worker_labels: job.requirements.labels.clone(),
+        webhook: job.webhook.clone(),
         digest,
     })
 }

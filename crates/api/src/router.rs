@@ -15,6 +15,7 @@ use crate::rate_limit::rate_limit;
 use crate::request_id::request_id;
 use crate::same_origin::{cors, same_origin};
 use crate::slow_body::slow_body;
+use crate::webhooks::{deliveries, endpoints, secret};
 use crate::{
     Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, follow_all, get_group, get_job,
     health, index, list_jobs, list_methods, queue, read_events, retry_job, stream_tickets, version, workers,
@@ -39,6 +40,13 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(get_group::get_group))
         .routes(routes!(cancel_group::cancel_group))
         .routes(routes!(create_plan::create_plan))
+        .routes(routes!(endpoints::create_webhook, endpoints::list_webhooks))
+        .routes(routes!(endpoints::get_webhook, endpoints::delete_webhook))
+        .routes(routes!(endpoints::rotate_webhook))
+        .routes(routes!(secret::get_secret))
+        .routes(routes!(deliveries::list_deliveries_of_webhook))
+        .routes(routes!(deliveries::list_deliveries_of_job))
+        .routes(routes!(deliveries::redeliver))
         .routes(routes!(list_methods::list_methods))
         .routes(routes!(workers::list_workers))
         .routes(routes!(workers::drain_worker))

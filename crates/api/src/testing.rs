@@ -30,6 +30,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use utoipa::ToSchema;
+use webhook::{MasterKey, Reach, WebhookConfig};
 
 use crate::{Api, ApiConfig, ApiLimits};
 
@@ -97,6 +98,7 @@ impl Fixture {
             limits,
             data_dir: directory.path().to_owned(),
             allowed_hosts: Some(["localhost", "127.0.0.1", "::1"].map(str::to_owned).to_vec()),
+            webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();

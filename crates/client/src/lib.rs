@@ -1,6 +1,6 @@
 //! A client of the HTTP API: submit, look, and watch to the end through cuts.
 //!
-//! Invariant: this and later the Hub client are the only crates that make HTTP requests.
+//! Invariant: this, `webhook` and later the Hub client are the only crates that make HTTP requests.
 
 mod download;
 mod watch;
@@ -205,6 +205,34 @@ impl Client {
     /// The files of the artifact of a job.
     pub async fn artifacts(&self, id: &str) -> Result<Value, ClientError> {
         self.get(&format!("/v1/jobs/{id}/artifacts"), &[]).await
+    }
+
+    /// Makes an endpoint that is told of every event of every job. Where an answer was lost, there may be two.
+    pub async fn create_webhook(&self, webhook: &str) -> Result<Value, ClientError> {
+        let url = self.url("/v1/webhooks", &[]);
+        self.json(|| self.http.post(&url).json(&serde_json::json!({"url": webhook})), &url).await
+    }
+
+    pub async fn webhooks(&self) -> Result<Value, ClientError> {
+        self.get("/v1/webhooks", &[]).await
+    }
+
+    pub async fn rotate_webhook(&self, id: &str) -> Result<Value, ClientError> {
+        self.post(&format!("/v1/webhooks/{id}/rotate")).await
+    }
+
+    pub async fn delete_webhook(&self, id: &str) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/webhooks/{id}"), &[]);
+        self.json(|| self.http.delete(&url), &url).await
+    }
+
+    /// What webhooks were told of a job, newest first.
+    pub async fn deliveries(&self, job: &str) -> Result<Value, ClientError> {
+        self.get(&format!("/v1/jobs/{job}/deliveries"), &[]).await
+    }
+
+    pub async fn redeliver(&self, delivery: &str) -> Result<Value, ClientError> {
+        self.post(&format!("/v1/deliveries/{delivery}/redeliver")).await
     }
 
     /// Watches a job from its first event on.

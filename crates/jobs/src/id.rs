@@ -30,7 +30,7 @@ impl JobId {
     }
 }
 
-fn is_made_of(prefix: &str, text: &str) -> bool {
+pub(crate) fn is_made_of(prefix: &str, text: &str) -> bool {
     let hex = text.strip_prefix(prefix).unwrap_or_default();
     Uuid::try_parse(hex).is_ok_and(|uuid| uuid.simple().to_string() == hex)
 }

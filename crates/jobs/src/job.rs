@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Admission, GroupId, JobId, Requirements};
+use crate::{Admission, GroupId, JobId, JobWebhook, Requirements};
 
 /// Where a job stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -104,6 +104,8 @@ pub struct NewJob {
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
     pub member: Option<Member>,
+    /// Told of this job, beside the endpoints of its tenant.
+    pub webhook: Option<JobWebhook>,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -124,6 +126,7 @@ impl NewJob {
             admission: Admission::default(),
             retry_of: None,
             member: None,
+            webhook: None,
             idempotency: None,
         }
     }
@@ -192,6 +195,8 @@ pub struct Job {
     pub retry_of: Option<JobId>,
     /// Absent for a job submitted alone.
     pub member: Option<Member>,
+    /// Told of this job, beside the endpoints of its tenant.
+    pub webhook: Option<JobWebhook>,
     pub cancel_requested_at: Option<i64>,
     /// What the worker of the latest attempt last reported.
     pub progress: Option<Progress>,

@@ -17,7 +17,7 @@ pub enum Scope {
     /// Submit, plan and cancel jobs of its tenant.
     #[serde(rename = "jobs:write")]
     JobsWrite,
-    /// Look at workers and the queue, and drain, pause and resume them.
+    /// Look at workers and the queue, and drain, pause and resume them; the webhooks of its tenant.
     #[serde(rename = "admin")]
     Admin,
 }

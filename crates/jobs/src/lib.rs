@@ -16,6 +16,8 @@ mod page;
 mod store;
 #[cfg(test)]
 mod testing;
+mod timestamp;
+mod webhook;
 mod word;
 
 pub use admission::{Admission, Capacity, Limits, QueueLimits, Requirements, WORKERS_LOST_MAX};
@@ -29,4 +31,9 @@ pub use page::{Cursor, JobFilter, JobPage};
 pub use store::{
     Attempt, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store, Ticket,
     TicketHolder, WorkerRow,
+};
+pub use timestamp::rfc3339;
+pub use webhook::{
+    DeliveriesOf, Delivery, DeliveryFilter, DeliveryId, DeliveryStatus, Endpoint, JobWebhook, NewWebhook, Redelivered,
+    Sending, Settlement, Then, WEBHOOKS_MAX, Webhook, WebhookEvent, WebhookId,
 };

@@ -101,6 +101,11 @@ impl Fixture {
         .execute(&mut *transaction)
         .await
         .unwrap();
+        query("update deliveries set next_at = next_at - $1, lease_expires_at = lease_expires_at - $1")
+            .bind(ms)
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
         transaction.commit().await.unwrap();
     }
 

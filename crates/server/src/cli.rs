@@ -239,6 +239,9 @@ pub struct SubmitArgs {
     /// Where the artifact is to go, below an output root of the server; each variant goes to a folder of its name there.
     #[arg(long)]
     pub output: Option<String>,
+    /// An https address that is told what becomes of the job.
+    #[arg(long)]
+    pub webhook: Option<String>,
     /// Unknown names are warnings, not errors.
     #[arg(long)]
     pub lenient: bool,

@@ -11,6 +11,7 @@ use checkpoint::{Access, OutputRoots};
 use clap::{Args, ValueEnum};
 use jobs::{Limits, Retention};
 use serde::Deserialize;
+use webhook::{Network, Reach};
 
 use crate::limits::LimitArgs;
 use crate::report::Failure;
@@ -183,6 +184,17 @@ pub struct Values {
     /// Event logs are forgotten so many days after the end of their job [default: with the job].
     #[arg(long, env = "AMALGAM_KEEP_EVENTS_DAYS")]
     pub keep_events_days: Option<u64>,
+    /// The key that secrets of webhooks are derived from, the same for all servers of a database; made where it is missing
+    /// [default: <data-dir>/webhook.key].
+    #[arg(long, env = "AMALGAM_WEBHOOK_KEY_FILE")]
+    pub webhook_key_file: Option<PathBuf>,
+    /// Webhooks may go to `http://` addresses, too.
+    #[arg(long, env = "AMALGAM_WEBHOOK_INSECURE_HTTP", num_args = 0..=1, default_missing_value = "true")]
+    pub webhook_insecure_http: Option<bool>,
+    /// Webhooks may go into this network although it is not the internet's, as in 10.1.0.0/16; repeatable.
+    #[arg(long, env = "AMALGAM_WEBHOOK_ALLOW_NETWORK", value_delimiter = ',')]
+    #[serde(default)]
+    pub webhook_allow_network: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
     pub api_limits: LimitArgs,
@@ -229,6 +241,9 @@ impl Values {
             keep_jobs_days: self.keep_jobs_days.or(other.keep_jobs_days),
             keep_events_days: self.keep_events_days.or(other.keep_events_days),
             api_limits: self.api_limits.or(other.api_limits),
+            webhook_key_file: self.webhook_key_file.or(other.webhook_key_file),
+            webhook_insecure_http: self.webhook_insecure_http.or(other.webhook_insecure_http),
+            webhook_allow_network: first(self.webhook_allow_network, other.webhook_allow_network),
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -267,6 +282,9 @@ pub struct Config {
     pub lease: Duration,
     pub stall: Duration,
     pub retention: Retention,
+    /// The file of the key that secrets of webhooks are derived from.
+    pub webhook_key: PathBuf,
+    pub webhook_reach: Reach,
     pub settings: engine::Settings,
     pub log: String,
     pub log_format: LogFormat,
@@ -322,6 +340,10 @@ impl ConfigArgs {
         if let Some(missing) = sources.iter().find(|root| !root.is_dir()) {
             return Err(Failure::refused(format!("source root {} is no directory", missing.display())));
         }
+        let webhook_key = match &values.webhook_key_file {
+            Some(file) => absolute(file)?,
+            None => data_dir.join("webhook.key"),
+        };
         let settings = values.merge.settings(Some(data_dir.join("digests")));
         let (work, alive) = (data_dir.join("work"), data_dir.join("workers"));
         Ok(Config {
@@ -346,6 +368,11 @@ impl ConfigArgs {
                 jobs: values.keep_jobs_days.map(days),
                 events: values.keep_events_days.map(days),
                 workers: Some(days(1)),
+            },
+            webhook_key,
+            webhook_reach: Reach {
+                insecure_http: values.webhook_insecure_http == Some(true),
+                networks: networks(&values.webhook_allow_network)?,
             },
             database,
             database_direct: values.database_direct,
@@ -425,6 +452,11 @@ fn allowed_hosts(named: Vec<String>, listen: SocketAddr) -> Option<Vec<String>> 
     Some(if named.is_empty() { local.into_iter().chain(here).collect() } else { named })
 }
 
+fn networks(named: &[String]) -> Result<Vec<Network>, Failure> {
+    let network = |text: &String| text.parse().map_err(|e| Failure::refused(format!("webhook_allow_network: {e}")));
+    named.iter().map(network).collect()
+}
+
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
     std::path::absolute(path).map_err(|e| Failure::refused(format!("{}: {e}", path.display())))
 }
@@ -486,6 +518,16 @@ mod tests {
         for name in names() {
             assert!(named.contains(&name.as_str()), "the example does not show `{name}`");
         }
+    }
+
+    #[test]
+    fn webhooks_go_where_the_operator_allows_and_no_network_is_guessed() {
+        let (_dir, open) = args(Values::default(), Some("webhook_allow_network = [\"10.1.0.0/16\", \"fd00::/8\"]\n"));
+        let config = open.resolve().unwrap();
+        assert_eq!((config.webhook_reach.networks.len(), config.webhook_reach.insecure_http), (2, false));
+        assert_eq!(config.webhook_key, config.data_dir.join("webhook.key"));
+        let (_dir, wrong) = args(Values::default(), Some("webhook_allow_network = [\"inside\"]\n"));
+        assert!(wrong.resolve().unwrap_err().to_string().contains("webhook_allow_network"));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::{Row, any::AnyRow};
 
 use super::statement::query;
-use super::{Store, admit::admit, row, tasks, write::Write};
+use super::{Store, admit::admit, outbox, row, tasks, write::Write};
 use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, QueueLimits, Result};
 
 /// Another request with the same key inserts nothing, also when both arrive at once.
@@ -55,6 +55,9 @@ impl Store {
 pub(super) async fn create(write: &mut Write<'_>, job: &NewJob) -> Result<Option<Job>> {
     if !insert(write, job).await? {
         return Ok(None);
+    }
+    if let Some(webhook) = &job.webhook {
+        outbox::keep_webhook(write, &job.id, webhook).await?;
     }
     tasks::insert(write, &job.id).await?;
     write.append(&job.id, queued()).await?;
@@ -136,8 +139,8 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Admission, Enqueued, EventKind, GroupId, Idempotency, JobId, JobsError, Member, NewJob, RecipeFormat,
-        Requirements, Status,
+        Admission, Enqueued, EventKind, GroupId, Idempotency, JobId, JobWebhook, JobsError, Member, NewJob,
+        RecipeFormat, Requirements, Status, WebhookEvent,
         testing::{new_job, on_each_database},
     };
 
@@ -193,6 +196,10 @@ mod tests {
                     variant: "mild".to_owned(),
                     settings: json!({"t": 0.3}).as_object().unwrap().clone(),
                 }),
+                webhook: Some(JobWebhook {
+                    url: "https://example.org/hook".to_owned(),
+                    events: [WebhookEvent::Failed].into(),
+                }),
                 ..new_job()
             };
             fixture.enqueue(asked.clone()).await;
@@ -219,6 +226,7 @@ mod tests {
                 },
                 retry_of: job.retry_of,
                 member: job.member,
+                webhook: job.webhook,
                 idempotency: None,
             };
             assert_eq!(kept, asked);

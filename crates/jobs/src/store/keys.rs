@@ -15,7 +15,11 @@ const CREATE: &str = "\
 const COLUMNS: &str =
     "select id, name, tenant, scopes, created_at, expires_at, revoked_at, last_used_at, secret_sha256 from api_keys";
 
-const ADOPT: &str = "update jobs set tenant = $1 where tenant = ''";
+const ADOPT: [&str; 3] = [
+    "update jobs set tenant = $1 where tenant = ''",
+    "update webhooks set tenant = $1 where tenant = ''",
+    "update deliveries set tenant = $1 where tenant = ''",
+];
 
 const REVOKE: &str = "update api_keys set revoked_at = coalesce(revoked_at, $2) where id = $1";
 
@@ -42,7 +46,9 @@ impl Store {
             .execute(write.connection())
             .await?;
         if key.adopts {
-            query(ADOPT).bind(key.tenant.as_str()).execute(write.connection()).await?;
+            for adopt in ADOPT {
+                query(adopt).bind(key.tenant.as_str()).execute(write.connection()).await?;
+            }
         }
         write.commit().await?;
         let NewKey { name, tenant, scopes, expires_at, .. } = key;

@@ -39,8 +39,12 @@ const OVER_WITH_EVENTS: &str = "\
     and exists (select 1 from events where job_id = jobs.id) \
     order by finished_at limit $2";
 
-pub(super) const PARTS_OF: [&str; 3] =
-    ["delete from attempts where job_id = $1", "delete from tasks where job_id = $1", "delete from jobs where id = $1"];
+pub(super) const PARTS_OF: [&str; 4] = [
+    "delete from deliveries where job_id = $1",
+    "delete from attempts where job_id = $1",
+    "delete from tasks where job_id = $1",
+    "delete from jobs where id = $1",
+];
 
 impl Store {
     pub async fn prune(&self, retention: Retention) -> Result<Pruned> {

@@ -9,7 +9,7 @@ const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
     finished_at, event_seq, group_id, group_position, variant, variant_settings, \
-    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token, tenant, retry_of \
+    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token, tenant, retry_of, webhook \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.
@@ -50,6 +50,7 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
             .transpose()
             .map_err(|e| corrupt("retry_of", e))?,
         member: member(row)?,
+        webhook: optional_json(row, "webhook")?,
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         progress: optional_json(row, "progress")?,
         error: optional_json(row, "error")?,
@@ -94,7 +95,7 @@ where
     row.try_get::<String, _>(column)?.parse().map_err(|error| corrupt(column, error))
 }
 
-fn word_in<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
+pub(super) fn word_in<T: DeserializeOwned>(row: &AnyRow, column: &'static str) -> Result<T> {
     word::parse(&row.try_get::<String, _>(column)?).map_err(|error| corrupt(column, error))
 }
 

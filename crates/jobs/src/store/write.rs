@@ -3,7 +3,7 @@
 use sqlx::{Any, AnyConnection, Transaction};
 
 use super::statement::{query, query_scalar};
-use super::{Store, connect::Dialect, listen, row};
+use super::{Store, connect::Dialect, listen, outbox, row};
 use crate::{Job, JobId, NewEvent, Result};
 
 /// Postgres tells the time, so that no two nodes disagree on when a lease ends.
@@ -96,7 +96,7 @@ impl Write<'_> {
         Ok(())
     }
 
-    /// Gives the event the next `seq` of its job.
+    /// Gives the event the next `seq` of its job, and tells the webhooks that want it.
     pub(super) async fn append(&mut self, id: &JobId, event: NewEvent) -> Result<()> {
         let seq: i64 = query_scalar(NEXT_SEQ).bind(id.as_str()).fetch_one(self.connection()).await?;
         let position = self.next_position().await?;
@@ -113,7 +113,7 @@ impl Write<'_> {
             .execute(&mut *self.transaction)
             .await?;
         self.tells = true;
-        Ok(())
+        outbox::tell(self, id, event.kind).await
     }
 
     /// The job as this transaction sees it; no one else changes it until the transaction ends.

@@ -9,6 +9,7 @@ use jobs::Store;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use webhook::{MasterKey, WebhookConfig};
 use worker::WorkerConfig;
 
 use crate::cli::ServeArgs;
@@ -36,6 +37,7 @@ pub struct Server {
     shutdown: CancellationToken,
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     house: tokio::task::JoinHandle<()>,
+    telling: tokio::task::JoinHandle<()>,
     workers: JoinSet<()>,
     store: Store,
 }
@@ -50,10 +52,12 @@ impl Server {
         let store = open_store(&config).await?;
         check_reach(&store, &config).await?;
         let shutdown = CancellationToken::new();
-        let api = Api::new(store.clone(), Arc::new(api_config(&config)), shutdown.clone());
+        let webhooks = webhooks(&store, &config)?;
+        let api = Api::new(store.clone(), Arc::new(api_config(&config, webhooks.clone())), shutdown.clone());
         let serving = tokio::spawn(api::serve(listener, api));
         let house = worker::keep_house(store.clone(), config.lease, config.retention, shutdown.clone());
         let house = tokio::spawn(house);
+        let telling = tokio::spawn(webhook::dispatch(store.clone(), webhooks, shutdown.clone()));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
             let worker = worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone());
@@ -61,7 +65,7 @@ impl Server {
             workers.spawn(async { drop(worker.await) });
         }
         tracing::info!(%address, workers = config.workers, "serving");
-        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, house, workers, store })
+        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, house, telling, workers, store })
     }
 
     /// Waits until a part of the server ends by itself, which none should.
@@ -70,6 +74,7 @@ impl Server {
             broke = worker_broke(&mut self.workers) => broke,
             _ = &mut self.serving, if !self.serving.is_finished() => "the HTTP server ended by itself",
             _ = &mut self.house, if !self.house.is_finished() => "the queue's housekeeping ended by itself",
+            _ = &mut self.telling, if !self.telling.is_finished() => "the sending of webhooks ended by itself",
         }
     }
 
@@ -79,6 +84,9 @@ impl Server {
         while self.workers.join_next().await.is_some() {}
         if !self.house.is_finished() {
             self.house.await.map_err(Failure::failed)?;
+        }
+        if !self.telling.is_finished() {
+            self.telling.await.map_err(Failure::failed)?;
         }
         let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
         close(&self.store).await;
@@ -160,7 +168,17 @@ pub async fn open_store(config: &Config) -> Result<Store, Failure> {
     opened.map_err(|e| Failure::failed(format!("cannot open the database: {e}")))
 }
 
-fn api_config(config: &Config) -> ApiConfig {
+/// With its key, which is made where there is none.
+fn webhooks(store: &Store, config: &Config) -> Result<WebhookConfig, Failure> {
+    let file = &config.webhook_key;
+    if !store.is_sqlite() && !file.exists() {
+        tracing::warn!(file = %file.display(), "a key for webhooks is made; every server of this database needs the same file");
+    }
+    let key = MasterKey::open(file).map_err(Failure::failed)?;
+    Ok(WebhookConfig { reach: config.webhook_reach.clone(), key })
+}
+
+fn api_config(config: &Config, webhooks: WebhookConfig) -> ApiConfig {
     ApiConfig {
         access: config.access.clone(),
         private: vec![config.data_dir.clone()],
@@ -172,6 +190,7 @@ fn api_config(config: &Config) -> ApiConfig {
         connections: config.connections,
         limits: config.api_limits,
         data_dir: config.data_dir.clone(),
+        webhooks,
     }
 }
 

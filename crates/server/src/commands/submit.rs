@@ -11,6 +11,9 @@ pub async fn run(args: SubmitArgs) -> Result<(), Failure> {
     if let Some(output) = args.output {
         query.push(("output", output));
     }
+    if let Some(webhook) = args.webhook {
+        query.push(("webhook", webhook));
+    }
     if args.lenient {
         query.push(("lenient", "true".to_owned()));
     }
