@@ -6,6 +6,7 @@
 //! - This is the only crate that speaks SQL.
 
 mod admission;
+mod audit;
 mod error;
 mod event;
 mod id;
@@ -19,6 +20,7 @@ mod testing;
 mod word;
 
 pub use admission::{Admission, Capacity, Limits, Requirements, WORKERS_LOST_MAX};
+pub use audit::{Action, Actor, AuditCursor, AuditEntry, AuditFilter, AuditPage};
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
 pub use id::{GroupId, JobId, WorkerId};

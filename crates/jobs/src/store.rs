@@ -4,6 +4,7 @@
 //! appends what it did to the event log.
 
 mod attempts;
+mod audit;
 mod backup;
 mod cancel;
 mod cancel_group;
@@ -45,7 +46,7 @@ use std::{
 use sqlx::AnyPool;
 use tokio::sync::Notify;
 
-use crate::Result;
+use crate::{Actor, Result};
 use connect::{Dialect, Pools};
 pub use {
     attempts::Attempt,
@@ -62,6 +63,8 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 #[derive(Clone)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
+    /// Who is told to have changed what this handle changes.
+    actor: Option<Arc<Actor>>,
 }
 
 pub(crate) struct Shared {
@@ -110,7 +113,7 @@ impl Store {
         if dialect == Dialect::Postgres {
             listen::start(direct.to_owned(), Arc::downgrade(&shared));
         }
-        Ok(Self { shared })
+        Ok(Self { shared, actor: None })
     }
 
     pub fn is_sqlite(&self) -> bool {

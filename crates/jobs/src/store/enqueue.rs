@@ -7,7 +7,7 @@ use sqlx::{Row, any::AnyRow};
 
 use super::statement::query;
 use super::{Store, row, tasks, write::Write};
-use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
+use crate::{Action, Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, Result};
 
 /// Another request with the same key inserts nothing, also when both arrive at once.
 const INSERT: &str = "\
@@ -30,6 +30,8 @@ impl Store {
             write.abandon().await?;
             return Ok(Enqueued::Replayed(replayed));
         };
+        let action = if created.retry_of.is_some() { Action::JobRetried } else { Action::JobCreated };
+        write.audit(action, created.id.as_str()).await?;
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }

@@ -4,7 +4,7 @@ use super::{
     Store,
     enqueue::{create, replay},
 };
-use crate::{Enqueued, Job, NewJob, Result};
+use crate::{Action, Enqueued, Job, NewJob, Result};
 
 impl Store {
     /// Writes every job in one transaction. The key of the request, if there is one, stands on the first.
@@ -22,6 +22,9 @@ impl Store {
                 return Ok(Enqueued::Replayed(replayed));
             };
             created.push(job);
+        }
+        if let Some(member) = created.first().and_then(|job| job.member.clone()) {
+            write.audit(Action::GroupCreated, member.group.as_str()).await?;
         }
         write.commit().await?;
         Ok(Enqueued::Created(created))
