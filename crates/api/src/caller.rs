@@ -8,21 +8,33 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use jobs::{Scope, Secret};
+use jobs::{Actor, Scope, Secret, Store};
 
 use crate::Api;
 use crate::problem::{Code, Problem, Result};
+use crate::sender::Sender;
 
 /// What a request may do, and whose jobs it sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Caller {
     /// Empty where no keys are asked for.
     pub(crate) tenant: String,
     /// The id of its key: what counts against its share of the workers.
     pub(crate) key: String,
+    pub(crate) sender: Sender,
 }
 
 impl Caller {
+    /// The queue, where changes are told to be this one's.
+    pub(crate) fn store(&self, api: &Api) -> Store {
+        api.store.by(Actor {
+            tenant: self.tenant.clone(),
+            name: self.key.clone(),
+            from_address: self.sender.address.clone(),
+            request_id: self.sender.request_id.clone(),
+        })
+    }
+
     /// A key of idempotency is one of its tenant.
     pub(crate) fn scoped(&self, key: String) -> String {
         if self.tenant.is_empty() { key } else { format!("{}\n{key}", self.tenant) }
@@ -68,7 +80,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         {
             Needed::Scope(Scope::JobsWrite)
         }
-        "/v1/workers" | "/v1/queue" if reads => Needed::Scope(Scope::Admin),
+        "/v1/workers" | "/v1/queue" | "/v1/audit" if reads => Needed::Scope(Scope::Admin),
         "/v1/workers/{id}/drain" | "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => {
             Needed::Scope(Scope::Admin)
         }
@@ -80,7 +92,8 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
     // a body is not for several threads, and what is looked for is in the head
     let (needed, secret) = (asked(&request), bearer(&request));
     match caller(&api, needed, secret).await {
-        Ok(caller) => {
+        Ok(mut caller) => {
+            caller.sender = Sender::of(&request);
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
@@ -97,7 +110,7 @@ fn asked(request: &Request) -> Needed {
 }
 
 async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
-    let anyone = Caller { tenant: String::new(), key: String::new() };
+    let anyone = Caller::default();
     if needed == Needed::Nothing {
         return Ok(anyone);
     }
@@ -114,7 +127,7 @@ async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Re
             let detail = format!("this key lacks the scope `{}`", scope.as_str());
             Err(Problem::new(Code::MissingScope, detail))
         }
-        _ => Ok(Caller { tenant: key.tenant, key: key.id }),
+        _ => Ok(Caller { tenant: key.tenant, key: key.id, ..Caller::default() }),
     }
 }
 
@@ -139,10 +152,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use jobs::{GroupId, JobId, NewKey};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML, routes};
 
     async fn key(fixture: &Fixture, tenant: &str, scopes: &[Scope]) -> String {
         let new = NewKey {
@@ -153,19 +166,6 @@ mod tests {
             adopts: false,
         };
         format!("Bearer {}", fixture.store.create_key(new).await.unwrap().1.reveal())
-    }
-
-    /// Every method and path of the contract.
-    fn routes() -> Vec<(Method, String)> {
-        let document: Value = serde_yaml::from_str(&crate::openapi_yaml()).unwrap();
-        let paths = document["paths"].as_object().unwrap();
-        let operations = paths.iter().flat_map(|(path, operations)| {
-            let methods = operations.as_object().unwrap().keys();
-            methods.filter_map(move |method| {
-                Some((Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, path.clone()))
-            })
-        });
-        operations.filter(|(method, _)| [Method::GET, Method::POST, Method::DELETE].contains(method)).collect()
     }
 
     fn with_id(path: &str, id: &str) -> String {
@@ -275,6 +275,8 @@ mod tests {
         assert!(seen.len() >= 5, "{seen:?}");
         let list = fixture.send(Method::GET, "/v1/jobs", &[("authorization", &other)], "").await.json();
         assert_eq!(list["data"], json!([]));
+        let audit = fixture.send(Method::GET, "/v1/audit", &[("authorization", &other)], "").await.json();
+        assert_eq!(audit["data"], json!([]));
         // the same key of idempotency is another's, too
         let theirs = post(&other, RECIPE).await;
         assert_eq!(theirs.status, 201);

@@ -25,6 +25,7 @@ use crate::merge_request::{MergeRequest, MergeRequestBody};
 use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
+use crate::secrets;
 use crate::wait::Wait;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -162,13 +163,13 @@ pub(crate) async fn submit(
     if let [job] = jobs.as_slice()
         && job.member.is_none()
     {
-        let (mut job, is_replayed) = taken(api.store.enqueue(jobs.remove(0)).await?);
+        let (mut job, is_replayed) = taken(caller.store(api).enqueue(jobs.remove(0)).await?);
         if let Some(wait) = wait {
             job = wait.for_job(api, &job.id).await?.unwrap_or(job);
         }
         return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
-    let (mut jobs, is_replayed) = taken(api.store.enqueue_group(jobs).await?);
+    let (mut jobs, is_replayed) = taken(caller.store(api).enqueue_group(jobs).await?);
     if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
         jobs = wait.for_group(api, &member.group).await?;
     }
@@ -189,6 +190,10 @@ async fn replayed(api: &Api, key: Option<&str>, request: &MergeRequest) -> Resul
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(value) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     match value.to_str() {
+        Ok(key) if secrets::is_in(key) => Err(Problem::new(
+            Code::InvalidHeader,
+            "`Idempotency-Key` looks like an API key; it is a word of your choice, and is kept as it is",
+        )),
         Ok(key) if (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) => Ok(Some(key.to_owned())),
         _ => {
             let detail = format!("`Idempotency-Key` has 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters");
@@ -235,6 +240,7 @@ fn new_jobs(caller: &Caller, planned: Planned<Facts>, key: Option<String>) -> Ve
         max_attempts: request.max_attempts,
         retry_of: None,
         member: member(&group, position, &merge.variant),
+        origin: caller.sender.origin(),
         recipe: merge.recipe,
         idempotency: idempotency.take(),
     };

@@ -296,7 +296,7 @@ mod tests {
         let id = fixture.submit().await;
         let lease = fixture.claim().await;
         let mut follower = {
-            let caller = Caller { tenant: String::new(), key: String::new() };
+            let caller = Caller::default();
             Follower::begin(fixture.api(), caller, fixture.store.job(&id).await.unwrap().unwrap(), 2)
         };
         follower.pending.clear();

@@ -20,6 +20,7 @@ mod group_object;
 mod health;
 mod index;
 mod job_object;
+mod list_audit;
 mod list_jobs;
 mod list_methods;
 mod merge_request;
@@ -34,6 +35,8 @@ mod request_id;
 mod retry_job;
 mod router;
 mod same_origin;
+mod secrets;
+mod sender;
 #[cfg(test)]
 mod testing;
 mod timestamp;

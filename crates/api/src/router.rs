@@ -1,6 +1,6 @@
 //! Every route on one page, and the layers around them.
 
-use std::any::Any;
+use std::{any::Any, net::SocketAddr};
 
 use axum::{Router, extract::DefaultBodyLimit, middleware, response::IntoResponse, response::Response};
 use tokio::net::TcpListener;
@@ -16,7 +16,7 @@ use crate::request_id::request_id;
 use crate::same_origin::same_origin;
 use crate::{
     Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, get_group, get_job, health, index,
-    list_jobs, list_methods, queue, read_events, retry_job, version, workers,
+    list_audit, list_jobs, list_methods, queue, read_events, retry_job, version, workers,
 };
 
 pub fn router(api: Api) -> Router {
@@ -27,7 +27,8 @@ pub fn router(api: Api) -> Router {
 /// Serves until `shutdown` of the api is cancelled and the requests under way are answered.
 pub async fn serve(listener: TcpListener, api: Api) -> std::io::Result<()> {
     let shutdown = api.shutdown.clone();
-    axum::serve(listener, router(api)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+    let service = router(api).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 pub(crate) fn routes() -> OpenApiRouter<Api> {
@@ -48,6 +49,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(queue::get_queue))
         .routes(routes!(queue::pause_queue))
         .routes(routes!(queue::resume_queue))
+        .routes(routes!(list_audit::list_audit))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(version::version))

@@ -1,11 +1,11 @@
 //! What the tests share: the router on a SQLite store, with tiny models below its source root.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::{Body, BodyDataStream},
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::{HeaderMap, Method},
     response::Response,
 };
@@ -98,7 +98,9 @@ impl Fixture {
         for (name, value) in headers {
             request = request.header(*name, value.as_bytes());
         }
-        self.router.clone().oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap()
+        let mut request = request.body(Body::from(body.to_owned())).unwrap();
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 40_000))));
+        self.router.clone().oneshot(request).await.unwrap()
     }
 
     pub(crate) async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
@@ -173,6 +175,24 @@ impl Fixture {
         };
         self.store.finish(lease, Outcome::Failed(failure)).await.unwrap();
     }
+}
+
+/// Every method and path of the contract.
+pub(crate) fn routes() -> Vec<(Method, String)> {
+    let document: Value = serde_yaml::from_str(&crate::openapi_yaml()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, operations)| {
+        let methods = operations.as_object().unwrap().keys();
+        methods
+            .filter_map(move |method| Some((Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, path.clone())))
+    });
+    let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    operations.filter(|(method, _)| known.contains(method)).collect()
+}
+
+/// Of these, the ones that may change something.
+pub(crate) fn changing_routes() -> Vec<(Method, String)> {
+    routes().into_iter().filter(|(method, _)| *method != Method::GET).collect()
 }
 
 /// A response read to its end.

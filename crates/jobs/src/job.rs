@@ -104,6 +104,7 @@ pub struct NewJob {
     /// The job that this one does again.
     pub retry_of: Option<JobId>,
     pub member: Option<Member>,
+    pub origin: Origin,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -124,8 +125,24 @@ impl NewJob {
             admission: Admission::default(),
             retry_of: None,
             member: None,
+            origin: Origin::default(),
             idempotency: None,
         }
+    }
+}
+
+/// The request that a job came with, so that what its worker logs can be told to belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    pub request_id: Option<String>,
+    /// Where the request stands in a trace, as W3C Trace Context writes it.
+    pub traceparent: Option<String>,
+}
+
+impl Origin {
+    /// The part of `traceparent` that names the trace.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
     }
 }
 
@@ -192,6 +209,7 @@ pub struct Job {
     pub retry_of: Option<JobId>,
     /// Absent for a job submitted alone.
     pub member: Option<Member>,
+    pub origin: Origin,
     pub cancel_requested_at: Option<i64>,
     /// What the worker of the latest attempt last reported.
     pub progress: Option<Progress>,

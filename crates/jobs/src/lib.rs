@@ -24,7 +24,7 @@ pub use audit::{Action, Actor, AuditCursor, AuditEntry, AuditFilter, AuditPage};
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
 pub use id::{GroupId, JobId, WorkerId};
-pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Phase, Progress, RecipeFormat, Status};
+pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Origin, Phase, Progress, RecipeFormat, Status};
 pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};

@@ -157,6 +157,9 @@ pub struct Values {
     /// Event logs are forgotten so many days after the end of their job [default: with the job].
     #[arg(long, env = "AMALGAM_KEEP_EVENTS_DAYS")]
     pub keep_events_days: Option<u64>,
+    /// Entries of the audit log are forgotten after so many days [default: never].
+    #[arg(long, env = "AMALGAM_KEEP_AUDIT_DAYS")]
+    pub keep_audit_days: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     pub merge: MergeArgs,
@@ -192,6 +195,7 @@ impl Values {
             stall_seconds: self.stall_seconds.or(other.stall_seconds),
             keep_jobs_days: self.keep_jobs_days.or(other.keep_jobs_days),
             keep_events_days: self.keep_events_days.or(other.keep_events_days),
+            keep_audit_days: self.keep_audit_days.or(other.keep_audit_days),
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
@@ -237,8 +241,11 @@ impl ConfigArgs {
             None => self.values,
         };
         let seconds = [("lease_seconds", values.lease_seconds, DAY), ("stall_seconds", values.stall_seconds, 30 * DAY)];
-        let kept =
-            [("keep_jobs_days", values.keep_jobs_days, 36_500), ("keep_events_days", values.keep_events_days, 36_500)];
+        let kept = [
+            ("keep_jobs_days", values.keep_jobs_days, 36_500),
+            ("keep_events_days", values.keep_events_days, 36_500),
+            ("keep_audit_days", values.keep_audit_days, 36_500),
+        ];
         for (name, value, max) in seconds.into_iter().chain(kept) {
             if value.is_some_and(|value| value > max) {
                 return Err(Failure::refused(format!("{name}: it is at most {max}")));
@@ -298,6 +305,7 @@ impl ConfigArgs {
                 jobs: values.keep_jobs_days.map(days),
                 events: values.keep_events_days.map(days),
                 workers: Some(days(1)),
+                audit: values.keep_audit_days.map(days),
             },
             database,
             database_direct: values.database_direct,
