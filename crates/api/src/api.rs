@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use checkpoint::{Access, OutputRoots};
 use engine::Settings;
 use jobs::Store;
+use meter::Meter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -29,11 +30,18 @@ pub struct Api {
     pub(crate) config: Arc<ApiConfig>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) planning: Arc<Semaphore>,
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Api {
     /// Cancelling `shutdown` ends open event streams and [`crate::serve`].
     pub fn new(store: Store, config: Arc<ApiConfig>, shutdown: CancellationToken) -> Self {
-        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)) }
+        let meter = Arc::new(Meter::new(env!("CARGO_PKG_VERSION"), engine::VERSION));
+        Self { store, config, shutdown, planning: Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX)), meter }
+    }
+
+    /// Counts there, with the rest of the process.
+    pub fn with_meter(self, meter: Arc<Meter>) -> Self {
+        Self { meter, ..self }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Invariant: every route has its line in `needed`, and a route without one is refused; a test goes over the contract.
 
+use std::collections::BTreeSet;
+
 use axum::{
     extract::{FromRequestParts, MatchedPath, Request, State},
     http::{Method, header, request::Parts},
@@ -57,6 +59,21 @@ pub(crate) enum Needed {
     /// A key, whatever it is for.
     Key,
     Scope(Scope),
+    /// One of these will do.
+    Either(Scope, Scope),
+}
+
+impl Needed {
+    /// The scope that is lacking, as it is told.
+    fn lacking(self, scopes: &BTreeSet<Scope>) -> Option<String> {
+        let asked = match self {
+            Self::Nothing | Self::Key => return None,
+            Self::Scope(scope) => vec![scope],
+            Self::Either(one, other) => vec![one, other],
+        };
+        let words: Vec<String> = asked.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
+        (!asked.iter().any(|scope| scopes.contains(scope))).then(|| words.join(" or "))
+    }
 }
 
 pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
@@ -80,10 +97,10 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         {
             Needed::Scope(Scope::JobsWrite)
         }
-        "/v1/workers" | "/v1/queue" | "/v1/audit" if reads => Needed::Scope(Scope::Admin),
-        "/v1/workers/{id}/drain" | "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => {
-            Needed::Scope(Scope::Admin)
-        }
+        "/v1/queue" | "/v1/audit" if reads => Needed::Scope(Scope::Admin),
+        "/v1/workers" if reads => Needed::Either(Scope::Admin, Scope::Worker),
+        "/v1/workers/{id}/drain" if *method == Method::POST => Needed::Either(Scope::Admin, Scope::Worker),
+        "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => Needed::Scope(Scope::Admin),
         _ => return None,
     })
 }
@@ -91,7 +108,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     // a body is not for several threads, and what is looked for is in the head
     let (needed, secret) = (asked(&request), bearer(&request));
-    match caller(&api, needed, secret).await {
+    match caller_of(&api.store, needed, secret).await {
         Ok(mut caller) => {
             caller.sender = Sender::of(&request);
             request.extensions_mut().insert(caller);
@@ -109,29 +126,26 @@ fn asked(request: &Request) -> Needed {
     }
 }
 
-async fn caller(api: &Api, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
+pub(crate) async fn caller_of(store: &Store, needed: Needed, secret: Result<Option<Secret>>) -> Result<Caller> {
     let anyone = Caller::default();
     if needed == Needed::Nothing {
         return Ok(anyone);
     }
     // where none is asked for, what a proxy in front has asked for is none of ours
-    if !api.store.has_keys().await? {
+    if !store.has_keys().await? {
         return Ok(anyone);
     }
     let secret = secret?.ok_or_else(no_key)?;
-    let Some(key) = api.store.key_of(&secret).await? else {
+    let Some(key) = store.key_of(&secret).await? else {
         return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
     };
-    match needed {
-        Needed::Scope(scope) if !key.scopes.contains(&scope) => {
-            let detail = format!("this key lacks the scope `{}`", scope.as_str());
-            Err(Problem::new(Code::MissingScope, detail))
-        }
-        _ => Ok(Caller { tenant: key.tenant, key: key.id, ..Caller::default() }),
+    match needed.lacking(&key.scopes) {
+        Some(scope) => Err(Problem::new(Code::MissingScope, format!("this key lacks the scope {scope}"))),
+        None => Ok(Caller { tenant: key.tenant, key: key.id, ..Caller::default() }),
     }
 }
 
-fn bearer(request: &Request) -> Result<Option<Secret>> {
+pub(crate) fn bearer(request: &Request) -> Result<Option<Secret>> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(value) = headers.next() else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();
@@ -230,7 +244,11 @@ mod tests {
             let key = key(&fixture, "a", &[scope]).await;
             for (method, path) in routes() {
                 let answer = fixture.send(method.clone(), &with_id(&path, "x"), &[("authorization", &key)], "").await;
-                let is_refused = matches!(needed(&method, &path), Some(Needed::Scope(asked)) if asked != scope);
+                let is_refused = match needed(&method, &path).unwrap() {
+                    Needed::Nothing | Needed::Key => false,
+                    Needed::Scope(asked) => asked != scope,
+                    Needed::Either(one, other) => one != scope && other != scope,
+                };
                 assert_eq!(answer.status == 403, is_refused, "{scope:?} {method} {path}: {}", answer.status);
                 if is_refused {
                     assert_eq!(answer.json()["code"], "missing_scope");

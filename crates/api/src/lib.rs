@@ -23,9 +23,13 @@ mod job_object;
 mod list_audit;
 mod list_jobs;
 mod list_methods;
+mod measure;
 mod merge_request;
+mod metrics;
 mod openapi;
 mod planning;
+#[cfg(test)]
+mod planted;
 mod posted_recipe;
 mod problem;
 mod query;
@@ -45,6 +49,7 @@ mod wait;
 mod workers;
 
 pub use api::{Api, ApiConfig};
+pub use metrics::{Metrics, serve_metrics};
 pub use openapi::openapi_yaml;
 pub use router::{router, serve};
 

@@ -12,7 +12,7 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::limits::REQUEST_ID_CHARS_MAX;
-use crate::{problem, secrets};
+use crate::{problem, secrets, sender::traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -25,7 +25,11 @@ pub(crate) async fn request_id(mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(RequestId(id.clone()));
     // the path alone: a query may hold what does not belong in a log
     let path = secrets::redacted(request.uri().path());
-    let span = tracing::info_span!("request", id, method = %request.method(), path = path.as_ref());
+    let trace_id = tracing::field::Empty;
+    let span = tracing::info_span!("request", id, method = %request.method(), path = path.as_ref(), trace_id);
+    if let Some(traceparent) = traceparent(request.headers()) {
+        span.record("trace_id", traceparent.split('-').nth(1));
+    }
     answer(request, next, id).instrument(span).await
 }
 

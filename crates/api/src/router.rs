@@ -10,6 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::caller::authenticate;
 use crate::limits::BODY_BYTES_MAX;
+use crate::measure::measure;
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
 use crate::request_id::request_id;
@@ -64,6 +65,7 @@ fn with_layers(router: Router<Api>, api: Api) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))
+        .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(request_id))
         .with_state(api)
 }

@@ -18,7 +18,7 @@ pub(crate) async fn same_origin(State(api): State<Api>, request: Request, next: 
     }
 }
 
-fn check(request: &Request, allowed: Option<&[String]>) -> Result<()> {
+pub(crate) fn check(request: &Request, allowed: Option<&[String]>) -> Result<()> {
     let host = host(request);
     if let Some(allowed) = allowed
         && !host.as_ref().is_some_and(|host| is_allowed(host, allowed))

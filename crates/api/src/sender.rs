@@ -38,7 +38,7 @@ impl Sender {
 
 /// As W3C Trace Context says, of which one that is wrong is as good as none. What later versions add is left away, and what is
 /// kept is of version 0.
-fn traceparent(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let (Some(only), None) = (all.next(), all.next()) else { return None };
     let text = only.to_str().ok()?;

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use jobs::{
     EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, Outcome, Phase, Progress, Store, WorkerId,
 };
+use meter::Meter;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::TinyCheckpoint;
@@ -54,6 +55,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) meter: Arc<Meter>,
     config: Arc<ApiConfig>,
     router: Router,
     worker: WorkerId,
@@ -78,8 +80,9 @@ impl Fixture {
         });
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();
-        let router = crate::router(Api::new(store.clone(), config.clone(), shutdown.clone()));
-        Self { store, shutdown, config, router, worker: WorkerId::generate("test"), directory }
+        let api = Api::new(store.clone(), config.clone(), shutdown.clone());
+        let (meter, router) = (api.meter.clone(), crate::router(api));
+        Self { store, shutdown, meter, config, router, worker: WorkerId::generate("test"), directory }
     }
 
     pub(crate) fn api(&self) -> Api {

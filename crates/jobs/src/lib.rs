@@ -28,4 +28,4 @@ pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Origin, Ph
 pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
-pub use store::{Attempt, Clock, Deleted, Pruned, QueueState, Retention, Store, WorkerRow};
+pub use store::{Attempt, Census, Clock, Deleted, Pruned, QueueState, Retention, Store, WorkerRow};

@@ -8,6 +8,7 @@ mod audit;
 mod backup;
 mod cancel;
 mod cancel_group;
+mod census;
 mod changed;
 mod claim;
 mod connect;
@@ -50,6 +51,7 @@ use crate::{Actor, Result};
 use connect::{Dialect, Pools};
 pub use {
     attempts::Attempt,
+    census::Census,
     delete::Deleted,
     prune::{Pruned, Retention},
     queue::QueueState,

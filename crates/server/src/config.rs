@@ -102,6 +102,9 @@ pub struct Values {
     /// Serve on an address that others can reach without a key.
     #[arg(long, env = "AMALGAM_INSECURE_LISTEN", num_args = 0..=1, default_missing_value = "true")]
     pub insecure_listen: Option<bool>,
+    /// Address to serve Prometheus metrics on, of a server or a worker [default: none].
+    #[arg(long, env = "AMALGAM_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Names by which the server may be addressed, as in the Host header; `*` for any; repeatable [default: localhost,
     /// 127.0.0.1, [::1] and the address it listens on]. Keeps web pages from reaching it by a name of their own.
     #[arg(long, env = "AMALGAM_ALLOWED_HOST", value_delimiter = ',')]
@@ -169,6 +172,9 @@ pub struct Values {
     /// How to log [default: text].
     #[arg(long, env = "AMALGAM_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// http://HOST:4318 of a collector of OpenTelemetry that spans are sent to [default: none].
+    #[arg(long, env = "AMALGAM_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Values {
@@ -179,6 +185,7 @@ impl Values {
         Values {
             listen: self.listen.or(other.listen),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             allowed_host: first(self.allowed_host, other.allowed_host),
             database: self.database.or(other.database),
             database_direct: self.database_direct.or(other.database_direct),
@@ -199,6 +206,7 @@ impl Values {
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
         }
     }
 }
@@ -209,6 +217,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Others may reach it without a key.
     pub insecure_listen: bool,
+    pub metrics_listen: Option<SocketAddr>,
     /// `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
     pub database: String,
@@ -232,6 +241,7 @@ pub struct Config {
     pub settings: engine::Settings,
     pub log: String,
     pub log_format: LogFormat,
+    pub otlp_endpoint: Option<String>,
 }
 
 impl ConfigArgs {
@@ -267,6 +277,17 @@ impl ConfigArgs {
         bounded(values.merge.threads.unwrap_or(0), THREADS_MAX)
             .map_err(|e| Failure::refused(format!("threads: {e}")))?;
         let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+        if values.metrics_listen.is_some_and(|metrics| metrics == listen && metrics.port() != 0) {
+            return Err(Failure::refused("metrics_listen: metrics have an address of their own, not that of `listen`"));
+        }
+        if let Some(endpoint) = &values.otlp_endpoint
+            && !endpoint.starts_with("http://")
+            && !endpoint.starts_with("https://")
+        {
+            return Err(Failure::refused(
+                "otlp_endpoint: it begins with http:// or https://, as http://localhost:4318",
+            ));
+        }
         let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
         let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
         if values.database_direct.is_some() && database.starts_with("sqlite:") {
@@ -290,6 +311,7 @@ impl ConfigArgs {
         Ok(Config {
             listen,
             insecure_listen: values.insecure_listen == Some(true),
+            metrics_listen: values.metrics_listen,
             allowed_hosts: allowed_hosts(values.allowed_host, listen),
             workers: values.workers.unwrap_or(usize::from(database.starts_with("sqlite:"))),
             slots: values.slots.unwrap_or(1),
@@ -318,6 +340,7 @@ impl ConfigArgs {
             settings,
             log: values.log.unwrap_or_else(|| "info,sqlx::postgres::notice=warn".to_owned()),
             log_format: values.log_format.unwrap_or(LogFormat::Text),
+            otlp_endpoint: values.otlp_endpoint,
         })
     }
 }
