@@ -10,6 +10,7 @@ mod crash;
 mod groups;
 mod jobs;
 mod keys;
+mod seeing;
 mod stages;
 mod support;
 

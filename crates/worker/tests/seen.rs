@@ -1,5 +1,7 @@
 //! What a worker tells of a job in its log and in its metrics.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
+
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
