@@ -11,6 +11,7 @@ mod groups;
 mod jobs;
 mod keys;
 mod limits;
+mod seeing;
 mod stages;
 mod support;
 

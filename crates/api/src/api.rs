@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use checkpoint::{Access, OutputRoots};
 use engine::Settings;
 use jobs::Store;
+use meter::Meter;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use webhook::WebhookConfig;
@@ -89,6 +90,7 @@ pub struct Api {
     pub(crate) limiter: Arc<Limiter>,
     /// What the limiter counts by.
     pub(crate) clock: Clock,
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Api {
@@ -98,6 +100,12 @@ impl Api {
         let limiter = Arc::new(Limiter::new(&config.limits));
         let planning = Arc::new(Semaphore::new(PLANS_AT_ONCE_MAX));
         let in_flight = InFlight::default();
-        Self { store, config, shutdown, planning, live, in_flight, limiter, clock: rate_limit::since_start() }
+        let meter = Arc::new(Meter::new(env!("CARGO_PKG_VERSION"), engine::VERSION));
+        Self { store, config, shutdown, planning, live, in_flight, limiter, clock: rate_limit::since_start(), meter }
+    }
+
+    /// Counts there, with the rest of the process.
+    pub fn with_meter(self, meter: Arc<Meter>) -> Self {
+        Self { meter, ..self }
     }
 }

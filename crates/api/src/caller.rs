@@ -2,27 +2,41 @@
 //!
 //! Invariant: every route has its line in `needed`, and a route without one is refused; a test goes over the contract.
 
+use std::collections::BTreeSet;
+
 use axum::{
     extract::{FromRequestParts, MatchedPath, Query, Request, State},
     http::{Method, header, request::Parts},
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use jobs::{Scope, Secret, TicketHolder};
+use jobs::{Actor, Scope, Secret, Store, TicketHolder};
 
 use crate::Api;
 use crate::problem::{Code, Problem, Result};
+use crate::sender::Sender;
 
 /// What a request may do, and whose jobs it sees.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Caller {
     /// Empty where no keys are asked for.
     pub(crate) tenant: String,
     /// The id of its key: what counts against its share of the workers.
     pub(crate) key: String,
+    pub(crate) sender: Sender,
 }
 
 impl Caller {
+    /// The queue, where changes are told to be this one's.
+    pub(crate) fn store(&self, api: &Api) -> Store {
+        api.store.by(Actor {
+            tenant: self.tenant.clone(),
+            name: self.key.clone(),
+            from_address: self.sender.address.clone(),
+            request_id: self.sender.request_id.clone(),
+        })
+    }
+
     /// A key of idempotency is one of its tenant.
     pub(crate) fn scoped(&self, key: String) -> String {
         if self.tenant.is_empty() { key } else { format!("{}\n{key}", self.tenant) }
@@ -45,6 +59,21 @@ pub(crate) enum Needed {
     /// A key, whatever it is for.
     Key,
     Scope(Scope),
+    /// One of these will do.
+    Either(Scope, Scope),
+}
+
+impl Needed {
+    /// The scope that is lacking, as it is told.
+    fn lacking(self, scopes: &BTreeSet<Scope>) -> Option<String> {
+        let asked = match self {
+            Self::Nothing | Self::Key => return None,
+            Self::Scope(scope) => vec![scope],
+            Self::Either(one, other) => vec![one, other],
+        };
+        let words: Vec<String> = asked.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
+        (!asked.iter().any(|scope| scopes.contains(scope))).then(|| words.join(" or "))
+    }
 }
 
 pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
@@ -79,10 +108,10 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         }
         "/v1/webhooks" | "/v1/webhooks/{id}/rotate" if *method == Method::POST => Needed::Scope(Scope::Admin),
         "/v1/webhooks/{id}" if *method == Method::DELETE => Needed::Scope(Scope::Admin),
-        "/v1/workers" | "/v1/queue" if reads => Needed::Scope(Scope::Admin),
-        "/v1/workers/{id}/drain" | "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => {
-            Needed::Scope(Scope::Admin)
-        }
+        "/v1/queue" | "/v1/audit" if reads => Needed::Scope(Scope::Admin),
+        "/v1/workers" if reads => Needed::Either(Scope::Admin, Scope::Worker),
+        "/v1/workers/{id}/drain" if *method == Method::POST => Needed::Either(Scope::Admin, Scope::Worker),
+        "/v1/queue/pause" | "/v1/queue/resume" if *method == Method::POST => Needed::Scope(Scope::Admin),
         _ => return None,
     })
 }
@@ -90,8 +119,9 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
 pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, next: Next) -> Response {
     // a body is not for several threads, and what is looked for is in the head
     let (needed, shown) = (asked(&request), shown(&request));
-    match caller(&api, needed, shown).await {
-        Ok((caller, permission)) => {
+    match caller_of(&api.store, needed, shown).await {
+        Ok((mut caller, permission)) => {
+            caller.sender = Sender::of(&request);
             request.extensions_mut().insert(caller);
             request.extensions_mut().insert(permission);
             next.run(request).await
@@ -102,7 +132,7 @@ pub(crate) async fn authenticate(State(api): State<Api>, mut request: Request, n
 
 /// Whether the key of the request may do it. Asked after the request is counted, and told in its answer.
 #[derive(Debug, Clone)]
-struct Permission(Result<()>);
+pub(crate) struct Permission(pub(crate) Result<()>);
 
 pub(crate) async fn permit(mut request: Request, next: Next) -> Response {
     match request.extensions_mut().remove::<Permission>() {
@@ -121,54 +151,52 @@ fn asked(request: &Request) -> Needed {
     }
 }
 
-async fn caller(api: &Api, needed: Needed, shown: Result<Shown>) -> Result<(Caller, Permission)> {
-    let anyone = (Caller { tenant: String::new(), key: String::new() }, Permission(Ok(())));
+/// The caller is known before it is known whether it may: what it may not is counted, too.
+pub(crate) async fn caller_of(store: &Store, needed: Needed, shown: Result<Shown>) -> Result<(Caller, Permission)> {
+    let anyone = (Caller::default(), Permission(Ok(())));
     if needed == Needed::Nothing {
         return Ok(anyone);
     }
     // where none is asked for, what a proxy in front has asked for is none of ours
-    if !api.store.has_keys().await? {
+    if !store.has_keys().await? {
         return Ok(anyone);
     }
     let secret = match shown? {
         Shown::Key(secret) => secret,
-        Shown::Ticket(ticket) => return Ok((holder(api, &ticket).await?, Permission(Ok(())))),
+        Shown::Ticket(ticket) => return Ok((holder(store, &ticket).await?, Permission(Ok(())))),
         Shown::Nothing => return Err(no_key()),
     };
-    let Some(key) = api.store.key_of(&secret).await? else {
+    let Some(key) = store.key_of(&secret).await? else {
         return Err(Problem::new(Code::Unauthenticated, "this key is unknown, revoked or past its end"));
     };
-    let permission = match needed {
-        Needed::Scope(scope) if !key.scopes.contains(&scope) => {
-            let detail = format!("this key lacks the scope `{}`", scope.as_str());
-            Err(Problem::new(Code::MissingScope, detail))
-        }
-        _ => Ok(()),
+    let permission = match needed.lacking(&key.scopes) {
+        Some(scope) => Err(Problem::new(Code::MissingScope, format!("this key lacks the scope {scope}"))),
+        None => Ok(()),
     };
-    Ok((Caller { tenant: key.tenant, key: key.id }, Permission(permission)))
+    Ok((Caller { tenant: key.tenant, key: key.id, ..Caller::default() }, Permission(permission)))
 }
 
 /// Whose ticket it is, as long as its key is good.
-async fn holder(api: &Api, ticket: &str) -> Result<Caller> {
-    let found = api.store.use_ticket(ticket).await?;
+async fn holder(store: &Store, ticket: &str) -> Result<Caller> {
+    let found = store.use_ticket(ticket).await?;
     let Some(TicketHolder { tenant, key }) = found else {
         return Err(Problem::new(Code::Unauthenticated, "this ticket is unknown, used or past its end; get another"));
     };
-    if !api.store.is_good_key(&key).await? {
+    if !store.is_good_key(&key).await? {
         return Err(Problem::new(Code::Unauthenticated, "the key of this ticket is revoked or past its end"));
     }
-    Ok(Caller { tenant, key })
+    Ok(Caller { tenant, key, ..Caller::default() })
 }
 
 /// What a request shows of who sends it.
-enum Shown {
+pub(crate) enum Shown {
     Key(Secret),
     /// A stream may be opened by one, where no header can be sent.
     Ticket(String),
     Nothing,
 }
 
-fn shown(request: &Request) -> Result<Shown> {
+pub(crate) fn shown(request: &Request) -> Result<Shown> {
     if let Some(secret) = bearer(request)? {
         return Ok(Shown::Key(secret));
     }
@@ -202,26 +230,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use jobs::{DeliveryId, GroupId, JobId, WebhookId};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML};
+    use crate::testing::{Fixture, RECIPE, VARIANTS, YAML, a_delivery, routes};
 
     async fn key(fixture: &Fixture, tenant: &str, scopes: &[Scope]) -> String {
         fixture.key(tenant, scopes).await
-    }
-
-    /// Every method and path of the contract.
-    fn routes() -> Vec<(Method, String)> {
-        let document: Value = serde_yaml::from_str(&crate::openapi_yaml()).unwrap();
-        let paths = document["paths"].as_object().unwrap();
-        let operations = paths.iter().flat_map(|(path, operations)| {
-            let methods = operations.as_object().unwrap().keys();
-            methods.filter_map(move |method| {
-                Some((Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, path.clone()))
-            })
-        });
-        operations.filter(|(method, _)| [Method::GET, Method::POST, Method::DELETE].contains(method)).collect()
     }
 
     fn with_id(path: &str, id: &str) -> String {
@@ -286,28 +301,17 @@ mod tests {
             let key = key(&fixture, "a", &[scope]).await;
             for (method, path) in routes() {
                 let answer = fixture.send(method.clone(), &with_id(&path, "x"), &[("authorization", &key)], "").await;
-                let is_refused = matches!(needed(&method, &path), Some(Needed::Scope(asked)) if asked != scope);
+                let is_refused = match needed(&method, &path).unwrap() {
+                    Needed::Nothing | Needed::Key => false,
+                    Needed::Scope(asked) => asked != scope,
+                    Needed::Either(one, other) => one != scope && other != scope,
+                };
                 assert_eq!(answer.status == 403, is_refused, "{scope:?} {method} {path}: {}", answer.status);
                 if is_refused {
                     assert_eq!(answer.json()["code"], "missing_scope");
                 }
             }
         }
-    }
-
-    /// An endpoint, and a delivery to it.
-    async fn webhook(fixture: &Fixture, key: &str) -> (String, String) {
-        let headers = [("authorization", key), ("content-type", "application/json")];
-        let body = json!({"url": "https://example.org/"}).to_string();
-        let webhook = fixture.send(Method::POST, "/v1/webhooks", &headers, &body).await.json();
-        let headers = [("authorization", key), ("content-type", YAML)];
-        let job = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json();
-        let path = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
-        fixture.send(Method::POST, &path, &headers[..1], "").await;
-        let path = webhook["links"]["deliveries"].as_str().unwrap();
-        let deliveries = fixture.send(Method::GET, path, &headers[..1], "").await.json();
-        let id = |of: &Value| of["id"].as_str().unwrap().to_owned();
-        (id(&webhook), id(&deliveries["data"][0]))
     }
 
     /// Over every route that names something: what is another's is not there.
@@ -330,8 +334,8 @@ mod tests {
             let (id, unknown) = match path.split('/').nth(2) {
                 Some("groups") => (group.clone(), GroupId::generate().to_string()),
                 // each its own, since one of the routes deletes it
-                Some("webhooks") => (webhook(&fixture, &mine).await.0, WebhookId::generate().to_string()),
-                Some("deliveries") => (webhook(&fixture, &mine).await.1, DeliveryId::generate().to_string()),
+                Some("webhooks") => (a_delivery(&fixture, &mine).await.0, WebhookId::generate().to_string()),
+                Some("deliveries") => (a_delivery(&fixture, &mine).await.1, DeliveryId::generate().to_string()),
                 _ => (job.clone(), JobId::generate().to_string()),
             };
             let (id, unknown) = (&id, &unknown);
@@ -359,6 +363,8 @@ mod tests {
             fixture.send(Method::GET, "/v1/webhooks/secret", &[("authorization", key)], "").await.json()
         };
         assert_ne!(secret(&mine).await["secret"], secret(&other).await["secret"]);
+        let audit = fixture.send(Method::GET, "/v1/audit", &[("authorization", &other)], "").await.json();
+        assert_eq!(audit["data"], json!([]));
         // the same key of idempotency is another's, too
         let theirs = post(&other, RECIPE).await;
         assert_eq!(theirs.status, 201);

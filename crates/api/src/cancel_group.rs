@@ -31,7 +31,7 @@ pub(crate) async fn cancel_group(
     Path(id): Path<String>,
 ) -> Result<Json<GroupObject>> {
     let (group, _) = find(&api.store, &caller, &id).await?;
-    let jobs = api.store.cancel_group(&group).await?;
+    let jobs = caller.store(&api).cancel_group(&group).await?;
     Ok(Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?))
 }
 

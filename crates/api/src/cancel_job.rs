@@ -34,7 +34,7 @@ pub(crate) async fn cancel_job(
 ) -> Result<(StatusCode, Json<JobObject>)> {
     let found = find(&api.store, &caller, &id).await?;
     let unknown = || Problem::no_job(&id);
-    let (status, job) = match api.store.request_cancel(&found.id).await?.ok_or_else(unknown)? {
+    let (status, job) = match caller.store(&api).request_cancel(&found.id).await?.ok_or_else(unknown)? {
         CancelOutcome::Cancelled(job) => (StatusCode::OK, job),
         CancelOutcome::Cancelling(job) => (StatusCode::ACCEPTED, job),
         CancelOutcome::AlreadyFinished(job) => {

@@ -24,6 +24,7 @@ use crate::merge_request::{MergeRequest, MergeRequestBody};
 use crate::planning::{self, Planned, PlannedMerge};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::Pairs;
+use crate::secrets;
 use crate::wait::Wait;
 use crate::webhooks;
 use crate::{Api, disk_floor};
@@ -172,7 +173,7 @@ pub(crate) async fn submit(
     if let [job] = jobs.as_slice()
         && job.member.is_none()
     {
-        let (mut job, is_replayed) = taken(api.store.enqueue_within(jobs.remove(0), limits).await?);
+        let (mut job, is_replayed) = taken(caller.store(api).enqueue_within(jobs.remove(0), limits).await?);
         // from here on it can be replayed
         drop(mark);
         if let Some(wait) = wait {
@@ -180,7 +181,7 @@ pub(crate) async fn submit(
         }
         return Ok(waited(wait, answer(Created::job(job, warnings), is_replayed)));
     }
-    let (mut jobs, is_replayed) = taken(api.store.enqueue_group_within(jobs, limits).await?);
+    let (mut jobs, is_replayed) = taken(caller.store(api).enqueue_group_within(jobs, limits).await?);
     drop(mark);
     if let (Some(wait), Some(member)) = (wait, jobs[0].member.clone()) {
         jobs = wait.for_group(api, &member.group).await?;
@@ -204,6 +205,10 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>> {
     let Some(value) = values.next() else { return Ok(None) };
     let is_plain = value.as_bytes().iter().all(|byte| (b' '..=b'~').contains(byte));
     match value.to_str() {
+        Ok(key) if secrets::is_in(key) => Err(Problem::new(
+            Code::InvalidHeader,
+            "`Idempotency-Key` looks like an API key; it is a word of your choice, and is kept as it is",
+        )),
         Ok(key) if is_plain && (1..=IDEMPOTENCY_KEY_CHARS_MAX).contains(&key.len()) && values.next().is_none() => {
             Ok(Some(key.to_owned()))
         }
@@ -254,6 +259,7 @@ fn new_jobs(caller: &Caller, planned: Planned<Facts>, key: Option<String>) -> Ve
         retry_of: None,
         member: member(&group, position, &merge.variant),
         webhook: request.webhook.clone(),
+        origin: caller.sender.origin(),
         recipe: merge.recipe,
         idempotency: idempotency.take(),
     };

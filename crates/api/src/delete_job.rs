@@ -28,7 +28,7 @@ use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 )]
 pub(crate) async fn delete_job(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
     let job = find(&api.store, &caller, &id).await?;
-    match api.store.delete_job(&job.id).await? {
+    match caller.store(&api).delete_job(&job.id).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::Unknown => Err(Problem::no_job(&id)),
         Deleted::NotOver => {

@@ -19,6 +19,7 @@ use crate::limits::{
 use crate::posted_recipe::{Posted, PostedRecipe};
 use crate::problem::{Code, Finding, Problem, Result};
 use crate::query::Pairs;
+use crate::secrets;
 use crate::timestamp::milliseconds;
 use crate::webhooks::{self, WebhookBody};
 
@@ -83,6 +84,7 @@ pub(crate) struct MergeRequest {
 impl MergeRequest {
     /// `more` are keys of the query that the handler itself reads.
     pub(crate) fn read(headers: &HeaderMap, query: &Pairs, more: &[&str], body: &[u8]) -> Result<Self> {
+        secrets::refuse(query, body)?;
         let media_type = media_type(headers);
         let map = match media_type.as_str() {
             "application/json" => json_body(query, more, body)?,

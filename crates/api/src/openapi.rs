@@ -12,7 +12,7 @@ use crate::problem::AnyProblem;
 #[openapi(
     info(
         title = "Amalgam",
-        description = "Merges language models: post a recipe, follow the job, find the merged model.\n\nEvery error is an `application/problem+json` document, and every answer has an `X-Request-Id`.\n\nOnce there is an API key, every request under `/v1` comes with one; it sees and makes the jobs of its tenant alone. Scopes: `jobs:read`, `jobs:write`, `admin` (workers, the queue and webhooks). Every answer to a key has `RateLimit-Policy` and `RateLimit`.",
+        description = "Merges language models: post a recipe, follow the job, find the merged model.\n\nEvery error is an `application/problem+json` document, and every answer has an `X-Request-Id`.\n\nOnce there is an API key, every request under `/v1` comes with one; it sees and makes the jobs of its tenant alone. Scopes: `jobs:read`, `jobs:write`, `admin` (workers, the queue, webhooks and the audit log), `worker` (look at workers and drain them), `metrics` (on its own listener). Every answer to a key has `RateLimit-Policy` and `RateLimit`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0"),
     ),
     servers((url = "/")),

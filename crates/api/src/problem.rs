@@ -21,6 +21,8 @@ use utoipa::{
     },
 };
 
+use crate::secrets::redacted;
+
 const PROBLEM_JSON: &str = "application/problem+json";
 
 pub(crate) type Result<T, E = Problem> = std::result::Result<T, E>;
@@ -185,6 +187,12 @@ pub(crate) struct Finding {
 impl Finding {
     pub(crate) fn at(pointer: impl Into<String>, code: &str, detail: impl Into<String>) -> Self {
         Self { pointer: pointer.into(), line: None, column: None, code: code.to_owned(), detail: detail.into() }
+    }
+
+    fn without_secrets(mut self) -> Self {
+        self.pointer = redacted(&self.pointer).into_owned();
+        self.detail = redacted(&self.detail).into_owned();
+        self
     }
 
     pub(crate) fn all(problems: Vec<recipe::Problem>) -> Vec<Self> {
@@ -387,12 +395,12 @@ fn document(problem: Problem, status: StatusCode, request_id: &str) -> ProblemDo
         kind: format!("urn:amalgam:problem:{}", word.replace('_', "-")),
         title,
         status: status.as_u16(),
-        detail: problem.detail,
+        detail: redacted(&problem.detail).into_owned(),
         code: word,
         request_id: request_id.to_owned(),
         retryable: problem.code.is_retryable(),
-        errors: problem.errors,
-        warnings: problem.warnings,
+        errors: problem.errors.into_iter().map(Finding::without_secrets).collect(),
+        warnings: problem.warnings.into_iter().map(Finding::without_secrets).collect(),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::problem::{AnyProblem, Result};
 use crate::timestamp::rfc3339;
 
@@ -58,8 +59,8 @@ pub(crate) async fn get_queue(State(api): State<Api>) -> Result<Json<QueueObject
     tag = "workers",
     responses((status = 200, description = "The queue, paused", body = QueueObject), AnyProblem)
 )]
-pub(crate) async fn pause_queue(State(api): State<Api>) -> Result<Json<QueueObject>> {
-    Ok(Json(api.store.pause().await?.into()))
+pub(crate) async fn pause_queue(State(api): State<Api>, caller: Caller) -> Result<Json<QueueObject>> {
+    Ok(Json(caller.store(&api).pause().await?.into()))
 }
 
 /// Begin jobs again
@@ -69,8 +70,8 @@ pub(crate) async fn pause_queue(State(api): State<Api>) -> Result<Json<QueueObje
     tag = "workers",
     responses((status = 200, description = "The queue, going on", body = QueueObject), AnyProblem)
 )]
-pub(crate) async fn resume_queue(State(api): State<Api>) -> Result<Json<QueueObject>> {
-    Ok(Json(api.store.resume().await?.into()))
+pub(crate) async fn resume_queue(State(api): State<Api>, caller: Caller) -> Result<Json<QueueObject>> {
+    Ok(Json(caller.store(&api).resume().await?.into()))
 }
 
 #[cfg(test)]

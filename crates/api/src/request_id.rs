@@ -12,14 +12,24 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::limits::REQUEST_ID_CHARS_MAX;
-use crate::problem;
+use crate::{problem, secrets, sender::traceparent};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-pub(crate) async fn request_id(request: Request, next: Next) -> Response {
+/// What every part of the request may tell it by.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
+pub(crate) async fn request_id(mut request: Request, next: Next) -> Response {
     let id = chosen(request.headers()).unwrap_or_else(|| Uuid::now_v7().to_string());
+    request.extensions_mut().insert(RequestId(id.clone()));
     // the path alone: a query may hold what does not belong in a log
-    let span = tracing::info_span!("request", id, method = %request.method(), path = request.uri().path());
+    let path = secrets::redacted(request.uri().path());
+    let trace_id = tracing::field::Empty;
+    let span = tracing::info_span!("request", id, method = %request.method(), path = path.as_ref(), trace_id);
+    if let Some(traceparent) = traceparent(request.headers()) {
+        span.record("trace_id", traceparent.split('-').nth(1));
+    }
     answer(request, next, id).instrument(span).await
 }
 
@@ -37,7 +47,8 @@ async fn answer(request: Request, next: Next, id: String) -> Response {
 fn chosen(headers: &HeaderMap) -> Option<String> {
     let id = headers.get(REQUEST_ID)?.to_str().ok()?;
     let sane = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
-    ((1..=REQUEST_ID_CHARS_MAX).contains(&id.len()) && id.chars().all(sane)).then(|| id.to_owned())
+    ((1..=REQUEST_ID_CHARS_MAX).contains(&id.len()) && id.chars().all(sane) && !secrets::is_in(id))
+        .then(|| id.to_owned())
 }
 
 #[cfg(test)]

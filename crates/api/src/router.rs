@@ -9,6 +9,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::body_limit::tell_body_limit;
 use crate::caller::{authenticate, permit};
+use crate::measure::measure;
 use crate::openapi::{self, Document};
 use crate::problem::Problem;
 use crate::rate_limit::rate_limit;
@@ -18,7 +19,8 @@ use crate::slow_body::slow_body;
 use crate::webhooks::{deliveries, endpoints, secret};
 use crate::{
     Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, follow_all, get_group, get_job,
-    health, index, list_jobs, list_methods, queue, read_events, retry_job, stream_tickets, version, workers,
+    health, index, list_audit, list_jobs, list_methods, queue, read_events, retry_job, stream_tickets, version,
+    workers,
 };
 
 pub fn router(api: Api) -> Router {
@@ -53,6 +55,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(queue::get_queue))
         .routes(routes!(queue::pause_queue))
         .routes(routes!(queue::resume_queue))
+        .routes(routes!(list_audit::list_audit))
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(version::version))
@@ -72,6 +75,7 @@ fn with_layers(router: Router<Api>, api: Api) -> Router {
         .layer(middleware::from_fn_with_state(api.clone(), authenticate))
         .layer(cors(&api.config))
         .layer(middleware::from_fn_with_state(api.clone(), same_origin))
+        .layer(middleware::from_fn_with_state(api.clone(), measure))
         .layer(middleware::from_fn(request_id))
         .with_state(api)
 }

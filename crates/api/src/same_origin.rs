@@ -14,7 +14,7 @@ use crate::problem::{Code, Problem, Result};
 use crate::{Api, ApiConfig};
 
 pub(crate) async fn same_origin(State(api): State<Api>, request: Request, next: Next) -> Response {
-    match check(&request, &api.config) {
+    match check(&request, api.config.allowed_hosts.as_deref(), &api.config.allowed_origins) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -53,9 +53,9 @@ pub(crate) fn cors(config: &ApiConfig) -> CorsLayer {
         .max_age(std::time::Duration::from_secs(600))
 }
 
-fn check(request: &Request, config: &ApiConfig) -> Result<()> {
+pub(crate) fn check(request: &Request, hosts: Option<&[String]>, origins: &[String]) -> Result<()> {
     let host = host(request);
-    if let Some(allowed) = &config.allowed_hosts
+    if let Some(allowed) = hosts
         && !host.as_ref().is_some_and(|host| is_allowed(host, allowed))
     {
         let detail = "the `Host` of the request is not a name of this server; `--allowed-host` allows more";
@@ -63,7 +63,7 @@ fn check(request: &Request, config: &ApiConfig) -> Result<()> {
     }
     match request.headers().get(header::ORIGIN) {
         Some(_) if origin(request.headers()) == host && host.is_some() => Ok(()),
-        Some(origin) if config.allowed_origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => Ok(()),
+        Some(origin) if origins.iter().any(|allowed| allowed.as_bytes() == origin.as_bytes()) => Ok(()),
         None => Ok(()),
         Some(_) => Err(Problem::new(
             Code::ForeignOrigin,

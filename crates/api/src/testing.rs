@@ -1,6 +1,7 @@
 //! What the tests share: the router on a SQLite store, with tiny models below its source root.
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, BodyDataStream},
-    extract::Request,
+    extract::{ConnectInfo, Request},
     http::{HeaderMap, Method},
     response::Response,
 };
@@ -23,6 +24,7 @@ use jobs::{
     EventKind, JobFailure, JobFilter, JobId, Lease, Level, NewEvent, NewKey, Outcome, Phase, Progress, Scope, Store,
     WorkerId,
 };
+use meter::Meter;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::TinyCheckpoint;
@@ -63,6 +65,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Fixture {
     pub(crate) store: Store,
     pub(crate) shutdown: CancellationToken,
+    pub(crate) meter: Arc<Meter>,
     config: Arc<ApiConfig>,
     router: Router,
     /// Milliseconds, as the limits on requests see them.
@@ -103,15 +106,15 @@ impl Fixture {
         let store = Store::open(&format!("sqlite://{}/jobs.db", directory.path().display())).await.unwrap();
         let shutdown = CancellationToken::new();
         let clock = Arc::new(AtomicU64::new(0));
-        let router = router(&store, &config, &shutdown, &clock);
-        Self { store, shutdown, config, router, clock, worker: WorkerId::generate("test"), directory }
+        let (meter, router) = router(&store, &config, &shutdown, &clock);
+        Self { store, shutdown, meter, config, router, clock, worker: WorkerId::generate("test"), directory }
     }
 
     /// The same server, started again with other limits.
     pub(crate) fn again_with(self, limits: ApiLimits) -> Self {
         let config = Arc::new(ApiConfig { limits, ..(*self.config).clone() });
-        let router = router(&self.store, &config, &self.shutdown, &self.clock);
-        Self { config, router, ..self }
+        let (meter, router) = router(&self.store, &config, &self.shutdown, &self.clock);
+        Self { config, meter, router, ..self }
     }
 
     pub(crate) fn api(&self) -> Api {
@@ -155,7 +158,8 @@ impl Fixture {
         self.ask(request.body(Body::from(body.to_owned())).unwrap()).await
     }
 
-    pub(crate) async fn ask(&self, request: Request) -> Response {
+    pub(crate) async fn ask(&self, mut request: Request) -> Response {
+        request.extensions_mut().insert(ConnectInfo(SocketAddr::from(([192, 0, 2, 7], 40_000))));
         self.router.clone().oneshot(request).await.unwrap()
     }
 
@@ -253,11 +257,49 @@ pub(crate) fn limits() -> ApiLimits {
 }
 
 /// Its limits go by a clock of the test's.
-fn router(store: &Store, config: &Arc<ApiConfig>, shutdown: &CancellationToken, clock: &Arc<AtomicU64>) -> Router {
+fn router(
+    store: &Store,
+    config: &Arc<ApiConfig>,
+    shutdown: &CancellationToken,
+    clock: &Arc<AtomicU64>,
+) -> (Arc<Meter>, Router) {
     let mut api = Api::new(store.clone(), config.clone(), shutdown.clone());
     let clock = clock.clone();
     api.clock = Arc::new(move || Duration::from_millis(clock.load(Ordering::SeqCst)));
-    crate::router(api)
+    (api.meter.clone(), crate::router(api))
+}
+
+/// An endpoint, and a delivery to it.
+pub(crate) async fn a_delivery(fixture: &Fixture, key: &str) -> (String, String) {
+    let headers = [("authorization", key), ("content-type", "application/json")];
+    let body = json!({"url": "https://example.org/"}).to_string();
+    let webhook = fixture.send(Method::POST, "/v1/webhooks", &headers, &body).await.json();
+    let headers = [("authorization", key), ("content-type", YAML)];
+    let job = fixture.send(Method::POST, "/v1/jobs", &headers, RECIPE).await.json();
+    let path = format!("/v1/jobs/{}/cancel", job["id"].as_str().unwrap());
+    fixture.send(Method::POST, &path, &headers[..1], "").await;
+    let path = webhook["links"]["deliveries"].as_str().unwrap();
+    let deliveries = fixture.send(Method::GET, path, &headers[..1], "").await.json();
+    let id = |of: &Value| of["id"].as_str().unwrap().to_owned();
+    (id(&webhook), id(&deliveries["data"][0]))
+}
+
+/// Every method and path of the contract.
+pub(crate) fn routes() -> Vec<(Method, String)> {
+    let document: Value = serde_yaml::from_str(&crate::openapi_yaml()).unwrap();
+    let paths = document["paths"].as_object().unwrap();
+    let operations = paths.iter().flat_map(|(path, operations)| {
+        let methods = operations.as_object().unwrap().keys();
+        methods
+            .filter_map(move |method| Some((Method::from_bytes(method.to_uppercase().as_bytes()).ok()?, path.clone())))
+    });
+    let known = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+    operations.filter(|(method, _)| known.contains(method)).collect()
+}
+
+/// Of these, the ones that may change something.
+pub(crate) fn changing_routes() -> Vec<(Method, String)> {
+    routes().into_iter().filter(|(method, _)| *method != Method::GET).collect()
 }
 
 /// A response read to its end.

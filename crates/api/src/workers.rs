@@ -13,6 +13,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::Api;
+use crate::caller::Caller;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::timestamp::rfc3339;
 
@@ -86,9 +87,9 @@ pub(crate) async fn list_workers(State(api): State<Api>) -> Result<Json<WorkerLi
         AnyProblem
     )
 )]
-pub(crate) async fn drain_worker(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn drain_worker(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
     // Postgres has no text with a NUL in it
-    if !id.contains('\0') && api.store.drain_worker(&id).await? {
+    if !id.contains('\0') && caller.store(&api).drain_worker(&id).await? {
         return Ok(StatusCode::ACCEPTED);
     }
     Err(Problem::new(Code::NotFound, format!("there is no worker {id:?} that runs; `GET /v1/workers` lists them")))

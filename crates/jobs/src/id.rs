@@ -9,6 +9,12 @@ use crate::ParseError;
 
 const JOB_PREFIX: &str = "job_";
 const GROUP_PREFIX: &str = "group_";
+pub(crate) const AUDIT_PREFIX: &str = "aud_";
+
+/// `aud_` and the hex of a version 7 UUID.
+pub(crate) fn new_audit_id() -> String {
+    format!("{AUDIT_PREFIX}{}", Uuid::now_v7().simple())
+}
 
 /// `job_` and the hex of a version 7 UUID, so that ids sort by the time of their making.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

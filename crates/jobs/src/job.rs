@@ -106,6 +106,7 @@ pub struct NewJob {
     pub member: Option<Member>,
     /// Told of this job, beside the endpoints of its tenant.
     pub webhook: Option<JobWebhook>,
+    pub origin: Origin,
     pub idempotency: Option<Idempotency>,
 }
 
@@ -127,8 +128,24 @@ impl NewJob {
             retry_of: None,
             member: None,
             webhook: None,
+            origin: Origin::default(),
             idempotency: None,
         }
+    }
+}
+
+/// The request that a job came with, so that what its worker logs can be told to belong to it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    pub request_id: Option<String>,
+    /// Where the request stands in a trace, as W3C Trace Context writes it.
+    pub traceparent: Option<String>,
+}
+
+impl Origin {
+    /// The part of `traceparent` that names the trace.
+    pub fn trace_id(&self) -> Option<&str> {
+        self.traceparent.as_deref()?.split('-').nth(1)
     }
 }
 
@@ -197,6 +214,7 @@ pub struct Job {
     pub member: Option<Member>,
     /// Told of this job, beside the endpoints of its tenant.
     pub webhook: Option<JobWebhook>,
+    pub origin: Origin,
     pub cancel_requested_at: Option<i64>,
     /// What the worker of the latest attempt last reported.
     pub progress: Option<Progress>,

@@ -20,16 +20,24 @@ pub enum Scope {
     /// Look at workers and the queue, and drain, pause and resume them; the webhooks of its tenant.
     #[serde(rename = "admin")]
     Admin,
+    /// Look at workers and drain them, as a node does before it goes.
+    #[serde(rename = "worker")]
+    Worker,
+    /// Read the metrics.
+    #[serde(rename = "metrics")]
+    Metrics,
 }
 
 impl Scope {
-    pub const ALL: [Self; 3] = [Self::JobsRead, Self::JobsWrite, Self::Admin];
+    pub const ALL: [Self; 5] = [Self::JobsRead, Self::JobsWrite, Self::Admin, Self::Worker, Self::Metrics];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::JobsRead => "jobs:read",
             Self::JobsWrite => "jobs:write",
             Self::Admin => "admin",
+            Self::Worker => "worker",
+            Self::Metrics => "metrics",
         }
     }
 

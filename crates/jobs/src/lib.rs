@@ -6,6 +6,7 @@
 //! - This is the only crate that speaks SQL.
 
 mod admission;
+mod audit;
 mod error;
 mod event;
 mod id;
@@ -21,16 +22,17 @@ mod webhook;
 mod word;
 
 pub use admission::{Admission, Capacity, Limits, QueueLimits, Requirements, WORKERS_LOST_MAX};
+pub use audit::{Action, Actor, AuditCursor, AuditEntry, AuditFilter, AuditPage};
 pub use error::{JobsError, ParseError, Result};
 pub use event::{Event, EventKind, Level, NewEvent};
 pub use id::{GroupId, JobId, WorkerId};
-pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Phase, Progress, RecipeFormat, Status};
+pub use job::{Enqueued, Idempotency, Job, JobFailure, Member, NewJob, Origin, Phase, Progress, RecipeFormat, Status};
 pub use key::{ApiKey, NewKey, Scope, Secret};
 pub use lease::{CancelOutcome, Heartbeat, Lease, Outcome};
 pub use page::{Cursor, JobFilter, JobPage};
 pub use store::{
-    Attempt, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store, Ticket,
-    TicketHolder, WorkerRow,
+    Attempt, Census, Clock, Deleted, LogEnds, PlacedEvent, Pruned, QueueState, Retention, RunningProgress, Store,
+    Ticket, TicketHolder, WorkerRow,
 };
 pub use timestamp::rfc3339;
 pub use webhook::{

@@ -5,9 +5,11 @@
 
 mod admit;
 mod attempts;
+mod audit;
 mod backup;
 mod cancel;
 mod cancel_group;
+mod census;
 mod changed;
 mod claim;
 mod connect;
@@ -51,10 +53,11 @@ use std::{
 use sqlx::AnyPool;
 use tokio::sync::Notify;
 
-use crate::Result;
+use crate::{Actor, Result};
 use connect::{Dialect, Pools};
 pub use {
     attempts::Attempt,
+    census::Census,
     delete::Deleted,
     log::{LogEnds, PlacedEvent, RunningProgress},
     prune::{Pruned, Retention},
@@ -70,6 +73,8 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 #[derive(Clone)]
 pub struct Store {
     pub(crate) shared: Arc<Shared>,
+    /// Who is told to have changed what this handle changes.
+    actor: Option<Arc<Actor>>,
 }
 
 pub(crate) struct Shared {
@@ -118,7 +123,7 @@ impl Store {
         if dialect == Dialect::Postgres {
             listen::start(direct.to_owned(), Arc::downgrade(&shared));
         }
-        Ok(Self { shared })
+        Ok(Self { shared, actor: None })
     }
 
     pub fn is_sqlite(&self) -> bool {

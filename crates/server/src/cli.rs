@@ -81,7 +81,7 @@ pub enum KeysCommand {
         /// Whose jobs it sees and makes: its outputs go to a directory of this name below each output root.
         #[arg(long)]
         tenant: String,
-        /// What it may do: jobs:read, jobs:write, admin; repeatable.
+        /// What it may do: jobs:read, jobs:write, admin, worker, metrics; repeatable.
         #[arg(long, required = true, value_delimiter = ',', value_parser = scope)]
         scope: Vec<jobs::Scope>,
         /// Jobs that were made while the server asked for no keys become this tenant's.

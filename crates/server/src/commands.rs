@@ -10,9 +10,11 @@ mod groups;
 pub mod jobs;
 pub mod keys;
 pub mod merge;
+mod metrics;
 pub mod plan;
 pub mod serve;
 pub mod submit;
+mod telemetry;
 pub mod watch;
 pub mod worker;
 
@@ -20,6 +22,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 
 use recipe::{Draft, Variant};
+use tracing_subscriber::Layer;
 
 use crate::cli::ReadingArgs;
 use crate::config::{Config, LogFormat};
@@ -57,18 +60,17 @@ fn names(merges: &[Variant]) -> String {
     merges.iter().filter_map(Variant::name).collect::<Vec<_>>().join(", ")
 }
 
-fn start_logging(config: &Config) -> Result<(), Failure> {
+/// What is given is to be kept until the process ends: spans are sent as long.
+fn start_logging(config: &Config) -> Result<telemetry::Sending, Failure> {
     let filter = tracing_subscriber::EnvFilter::try_new(&config.log)
         .map_err(|e| Failure::refused(format!("log {:?}: {e}", config.log)))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match config.log_format {
-        LogFormat::Text => builder.init(),
-        LogFormat::Json => builder.json().init(),
-    }
-    Ok(())
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_filter(filter).boxed(),
+        LogFormat::Json => lines.json().with_filter(filter).boxed(),
+    };
+    telemetry::start(config.otlp_endpoint.as_deref(), lines)
 }
 
 /// Ends when the process is asked to: SIGINT or SIGTERM.

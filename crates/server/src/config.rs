@@ -106,6 +106,9 @@ pub struct Values {
     /// Serve on an address that others can reach without a key.
     #[arg(long, env = "AMALGAM_INSECURE_LISTEN", num_args = 0..=1, default_missing_value = "true")]
     pub insecure_listen: Option<bool>,
+    /// Address to serve Prometheus metrics on, of a server or a worker [default: none].
+    #[arg(long, env = "AMALGAM_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// Names by which the server may be addressed, as in the Host header; `*` for any; repeatable [default: localhost,
     /// 127.0.0.1, [::1] and the address it listens on]. Keeps web pages from reaching it by a name of their own.
     #[arg(long, env = "AMALGAM_ALLOWED_HOST", value_delimiter = ',')]
@@ -198,6 +201,9 @@ pub struct Values {
     #[command(flatten)]
     #[serde(flatten)]
     pub api_limits: LimitArgs,
+    /// Entries of the audit log are forgotten after so many days [default: never].
+    #[arg(long, env = "AMALGAM_KEEP_AUDIT_DAYS")]
+    pub keep_audit_days: Option<u64>,
     #[command(flatten)]
     #[serde(flatten)]
     pub merge: MergeArgs,
@@ -207,6 +213,9 @@ pub struct Values {
     /// How to log [default: text].
     #[arg(long, env = "AMALGAM_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// http://HOST:4318 of a collector of OpenTelemetry that spans are sent to [default: none].
+    #[arg(long, env = "AMALGAM_OTLP_ENDPOINT", hide_env_values = true)]
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Values {
@@ -217,6 +226,7 @@ impl Values {
         Values {
             listen: self.listen.or(other.listen),
             insecure_listen: self.insecure_listen.or(other.insecure_listen),
+            metrics_listen: self.metrics_listen.or(other.metrics_listen),
             allowed_host: first(self.allowed_host, other.allowed_host),
             allowed_origin: first(self.allowed_origin, other.allowed_origin),
             connections_max: self.connections_max.or(other.connections_max),
@@ -244,9 +254,11 @@ impl Values {
             webhook_key_file: self.webhook_key_file.or(other.webhook_key_file),
             webhook_insecure_http: self.webhook_insecure_http.or(other.webhook_insecure_http),
             webhook_allow_network: first(self.webhook_allow_network, other.webhook_allow_network),
+            keep_audit_days: self.keep_audit_days.or(other.keep_audit_days),
             merge: self.merge.or(other.merge),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
+            otlp_endpoint: self.otlp_endpoint.or(other.otlp_endpoint),
         }
     }
 }
@@ -257,6 +269,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Others may reach it without a key.
     pub insecure_listen: bool,
+    pub metrics_listen: Option<SocketAddr>,
     /// `None` for any.
     pub allowed_hosts: Option<Vec<String>>,
     pub allowed_origins: Vec<String>,
@@ -288,6 +301,7 @@ pub struct Config {
     pub settings: engine::Settings,
     pub log: String,
     pub log_format: LogFormat,
+    pub otlp_endpoint: Option<String>,
 }
 
 impl ConfigArgs {
@@ -297,8 +311,11 @@ impl ConfigArgs {
             None => self.values,
         };
         let seconds = [("lease_seconds", values.lease_seconds, DAY), ("stall_seconds", values.stall_seconds, 30 * DAY)];
-        let kept =
-            [("keep_jobs_days", values.keep_jobs_days, 36_500), ("keep_events_days", values.keep_events_days, 36_500)];
+        let kept = [
+            ("keep_jobs_days", values.keep_jobs_days, 36_500),
+            ("keep_events_days", values.keep_events_days, 36_500),
+            ("keep_audit_days", values.keep_audit_days, 36_500),
+        ];
         for (name, value, max) in seconds.into_iter().chain(kept) {
             if value.is_some_and(|value| value > max) {
                 return Err(Failure::refused(format!("{name}: it is at most {max}")));
@@ -322,6 +339,17 @@ impl ConfigArgs {
         let (connections, streams) = (connections(&values)?, streams(&values)?);
         values.allowed_origin.iter().try_for_each(|origin| check_origin(origin))?;
         let listen = values.listen.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 8080)));
+        if values.metrics_listen.is_some_and(|metrics| metrics == listen && metrics.port() != 0) {
+            return Err(Failure::refused("metrics_listen: metrics have an address of their own, not that of `listen`"));
+        }
+        if let Some(endpoint) = &values.otlp_endpoint
+            && !endpoint.starts_with("http://")
+            && !endpoint.starts_with("https://")
+        {
+            return Err(Failure::refused(
+                "otlp_endpoint: it begins with http:// or https://, as http://localhost:4318",
+            ));
+        }
         let data_dir = absolute(&values.data_dir.unwrap_or_else(|| "amalgam-data".into()))?;
         let database = values.database.unwrap_or_else(|| format!("sqlite://{}", data_dir.join("amalgam.db").display()));
         if values.database_direct.is_some() && database.starts_with("sqlite:") {
@@ -349,6 +377,7 @@ impl ConfigArgs {
         Ok(Config {
             listen,
             insecure_listen: values.insecure_listen == Some(true),
+            metrics_listen: values.metrics_listen,
             allowed_hosts: allowed_hosts(values.allowed_host, listen),
             allowed_origins: values.allowed_origin,
             connections,
@@ -368,6 +397,7 @@ impl ConfigArgs {
                 jobs: values.keep_jobs_days.map(days),
                 events: values.keep_events_days.map(days),
                 workers: Some(days(1)),
+                audit: values.keep_audit_days.map(days),
             },
             webhook_key,
             webhook_reach: Reach {
@@ -385,6 +415,7 @@ impl ConfigArgs {
             settings,
             log: values.log.unwrap_or_else(|| "info,sqlx::postgres::notice=warn".to_owned()),
             log_format: values.log_format.unwrap_or(LogFormat::Text),
+            otlp_endpoint: values.otlp_endpoint,
         })
     }
 }

@@ -10,6 +10,7 @@ use jobs::{JobsError, Lease, Progress, Store};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use crate::rate::Rate;
 
@@ -114,12 +115,13 @@ impl Heart {
         let beat = Beat { store: store.clone(), lease: lease.clone(), every, patience, pulse: pulse.clone() };
         let beating = AssertUnwindSafe(beat.run(ended.clone(), shutdown.clone())).catch_unwind();
         let stopped = pulse.clone();
-        let task = tokio::spawn(async move {
+        let watched = async move {
             if beating.await.is_err() {
                 // nobody renews the lease any more
                 stopped.set_stop(Stop::OutOfTouch);
             }
-        });
+        };
+        let task = tokio::spawn(watched.in_current_span());
         Heart { pulse, ended, task }
     }
 

@@ -16,11 +16,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use checkpoint::{Access, OutputRoots};
-use jobs::{Capacity, JobId, JobsError, Lease, Limits, Requirements, Retention, Store, WorkerId};
+use jobs::{Capacity, JobId, JobsError, Lease, Limits, Origin, Requirements, Retention, Store, WorkerId};
+use meter::Meter;
 use serde_json::json;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 pub use run_job::JobError;
 
@@ -59,6 +61,9 @@ pub struct WorkerConfig {
     /// Ends when there is nothing to do.
     pub once: bool,
     pub retention: Retention,
+    pub meter: Arc<Meter>,
+    /// Has the span of an attempt tell of the request that the job came with, where spans go further than the log.
+    pub link: fn(&tracing::Span, &Origin),
 }
 
 /// The lease outlives many lost heartbeats, and a killed worker's job waits no longer than this.
@@ -296,7 +301,9 @@ impl Worker {
             remember(&self.at_hand, source.clone());
         }
         let (job, token) = (lease.job.id.clone(), lease.token);
-        let run = async move { run_job::run_leased(&store, &config, lease, &shutdown).await };
+        let span = job_span(&lease);
+        (config.link)(&span, &lease.job.origin);
+        let run = async move { run_job::run_leased(&store, &config, lease, &shutdown).await }.instrument(span);
         remember(&self.begun, (job.clone(), token));
         running.promised.insert(running.tasks.spawn(run).id(), (job, token, requirements));
     }
@@ -374,6 +381,25 @@ impl Worker {
         }
         sweep::remove_finished_work(&self.store, &self.config.work).await;
     }
+}
+
+/// Every log line of an attempt tells the request and the trace that the job came with.
+fn job_span(lease: &Lease) -> tracing::Span {
+    let (job, origin) = (&lease.job, &lease.job.origin);
+    let span = tracing::info_span!(
+        "job",
+        id = job.id.as_str(),
+        attempt = job.attempt,
+        request_id = tracing::field::Empty,
+        trace_id = tracing::field::Empty,
+    );
+    if let Some(request_id) = &origin.request_id {
+        span.record("request_id", request_id);
+    }
+    if let Some(trace_id) = origin.trace_id() {
+        span.record("trace_id", trace_id);
+    }
+    span
 }
 
 /// What is left beside the jobs that run.

@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use checkpoint::CheckpointError;
 use engine::{Artifact, ExecuteError, Observer, OpenStages, StagedPlan};
 use futures::FutureExt;
-use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Store};
+use jobs::{EventKind, JobFailure, JobsError, Lease, Level, NewEvent, Outcome, Phase, RecipeFormat, Status, Store};
+use meter::Attempt;
 use recipe::{Problem, Refusal, Stages};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -99,6 +100,7 @@ pub(crate) async fn run_leased(
     let over = match (&result, pulse.stop()) {
         // what another worker may be doing by now is its own
         (_, Some(Stop::LeaseLost)) | (Err(JobError::Jobs(JobsError::LeaseLost)), _) => {
+            config.meter.attempt_ended(Attempt::LeaseLost);
             tracing::warn!(job = job.as_str(), "lease lost, attempt given up");
             return true;
         }
@@ -115,8 +117,12 @@ pub(crate) async fn run_leased(
         (Err(_), Some(Stop::Stalled)) => stalled(teller, config.stall).await,
         (Err(error), None) => finish(teller, failed(error, lease.job.attempt)).await,
     };
+    config.meter.attempt_ended(*over.as_ref().unwrap_or(&Attempt::Untold));
     // of a job that is not over the next attempt goes on with what is done
-    if matches!(over, Ok(true)) {
+    if let Ok(attempt) = &over
+        && attempt.is_last()
+    {
+        config.meter.job_ended(*attempt, &lease.job.method);
         sweep::remove(run.work_root()).await;
     }
     let suits = !result.as_ref().is_err_and(|error| matches!(error.code(), "recipe_refused" | "disk_full"));
@@ -153,7 +159,7 @@ fn timed_out(lease: &Lease) -> Outcome {
 }
 
 /// Tells that nothing moved, and has the job tried again.
-async fn stalled(teller: Teller<'_>, stall: Duration) -> Result<bool, JobsError> {
+async fn stalled(teller: Teller<'_>, stall: Duration) -> Result<Attempt, JobsError> {
     let attempt = teller.lease.job.attempt;
     let message = format!("nothing has moved for {} s; the attempt is stopped", stall.as_secs_f64());
     let data = json!({"attempt": attempt});
@@ -163,16 +169,21 @@ async fn stalled(teller: Teller<'_>, stall: Duration) -> Result<bool, JobsError>
     finish(teller, Outcome::Retry { failure, delay: backoff(attempt) }).await
 }
 
-/// Whether the job is over, and not to be tried again.
-async fn finish(teller: Teller<'_>, outcome: Outcome) -> Result<bool, JobsError> {
-    Ok(teller.finish(&outcome).await?.status.is_terminal())
+/// As the queue sees the end of the attempt.
+async fn finish(teller: Teller<'_>, outcome: Outcome) -> Result<Attempt, JobsError> {
+    Ok(match teller.finish(&outcome).await?.status {
+        Status::Succeeded => Attempt::Succeeded,
+        Status::Failed => Attempt::Failed,
+        Status::Cancelled => Attempt::Cancelled,
+        Status::Queued | Status::Running => Attempt::Retried,
+    })
 }
 
 /// Gives a job back to the queue, unless it was cancelled in that very moment.
-async fn give_back(teller: Teller<'_>) -> Result<bool, JobsError> {
+async fn give_back(teller: Teller<'_>) -> Result<Attempt, JobsError> {
     match teller.release().await {
         Err(JobsError::LeaseLost) => finish(teller, Outcome::Cancelled).await,
-        result => result.map(|()| false),
+        result => result.map(|()| Attempt::GivenBack),
     }
 }
 
@@ -211,8 +222,8 @@ impl Run<'_> {
     async fn run_job(&self) -> Result<(Publication, NewEvent), JobError> {
         let stages = self.recipe()?;
         let target = self.target()?;
-        let opened = self.unless_stopped(self.fetch(stages)).await?;
-        let plan = self.unless_stopped(self.plan(opened)).await?;
+        let opened = self.timed(Phase::Fetching, self.unless_stopped(self.fetch(stages))).await?;
+        let plan = self.timed(Phase::Planning, self.unless_stopped(self.plan(opened))).await?;
         if let Some(publication) = transfer::find_published(&target, plan.digest()) {
             return Ok(published(publication, None));
         }
@@ -223,7 +234,7 @@ impl Run<'_> {
         if transfer::is_occupied(&target) {
             return Err(PublishError::occupied(&target).into());
         }
-        let artifact = self.unless_stuck(self.merge(plan)).await?;
+        let artifact = self.timed(Phase::Merging, self.unless_stuck(self.merge(plan))).await?;
         let started = std::time::Instant::now();
         let plan_digest = artifact.plan_digest.clone();
         let prepared = self.unless_stuck(self.prepare(artifact, &target)).await?;
@@ -235,7 +246,16 @@ impl Run<'_> {
             Err(error) => transfer::find_published(&target, &plan_digest).ok_or(error)?,
             Ok(publication) => publication,
         };
+        self.config.meter.phase_took(Phase::Publishing.as_str(), started.elapsed());
         Ok(published(publication, Some(started.elapsed())))
+    }
+
+    /// Tells how long a phase took that ended well: one that was given up says nothing of how long such a phase takes.
+    async fn timed<T>(&self, phase: Phase, run: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
+        let started = std::time::Instant::now();
+        let done = run.await?;
+        self.config.meter.phase_took(phase.as_str(), started.elapsed());
+        Ok(done)
     }
 
     /// That the lease is this worker's now, by the database's word, and that nobody wants the run to stop.
@@ -334,6 +354,7 @@ impl Run<'_> {
         // the last word on progress, whenever the next beat would have been
         self.teller.heartbeat(self.pulse.progress().as_ref()).await?;
         let bytes: u64 = artifact.files.iter().map(|f| f.bytes).sum();
+        self.config.meter.wrote(bytes);
         self.tell(Some(Phase::Publishing), EventKind::Merged, "every tensor is written", rate(bytes, took)).await?;
         Ok(artifact)
     }
@@ -417,7 +438,10 @@ fn now_ms() -> i64 {
 
 /// Work that blocks or computes, off the runtime's threads.
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T, JobError> + Send + 'static) -> Result<T, JobError> {
-    tokio::task::spawn_blocking(f).await.unwrap_or_else(|error| Err(JobError::Panicked(error.to_string())))
+    let span = tracing::Span::current();
+    tokio::task::spawn_blocking(move || span.in_scope(f))
+        .await
+        .unwrap_or_else(|error| Err(JobError::Panicked(error.to_string())))
 }
 
 /// How much a merge yields to everything else on the machine: heartbeats and the API must never wait for it.
@@ -426,11 +450,12 @@ const NICE: i32 = 10;
 /// As [`blocking`], on a thread of its own whose priority, and that of the threads it starts, is low.
 async fn beside<T: Send + 'static>(f: impl FnOnce() -> Result<T, JobError> + Send + 'static) -> Result<T, JobError> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
+    let span = tracing::Span::current();
     let merge = move || {
         // where it may not, it does without
         let _ = rustix::process::nice(NICE);
         // nobody waits any more after a run that was given up
-        let _ = sender.send(f());
+        let _ = sender.send(span.in_scope(f));
     };
     let thread = std::thread::Builder::new().name("merge".to_owned()).spawn(merge);
     thread.map_err(|error| JobError::Panicked(error.to_string()))?;

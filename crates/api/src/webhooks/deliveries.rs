@@ -204,7 +204,7 @@ pub(crate) async fn redeliver(
 ) -> Result<(StatusCode, Json<DeliveryObject>)> {
     query.only(&[])?;
     let known = DeliveryId::parse(&id).map_err(|_| Problem::no_delivery(&id))?;
-    match api.store.redeliver(&caller.tenant, &known).await? {
+    match caller.store(&api).redeliver(&caller.tenant, &known).await? {
         Redelivered::Asked(delivery) => Ok((StatusCode::ACCEPTED, Json(delivery.into()))),
         Redelivered::Unknown => Err(Problem::no_delivery(&id)),
         Redelivered::NoWebhook => {

@@ -116,8 +116,8 @@ pub(crate) async fn create_webhook(
     body: Bytes,
 ) -> Result<Response> {
     query.only(&[])?;
-    let new = posted(&api, caller.tenant, &headers, &body)?;
-    let Some(webhook) = api.store.create_webhook(new).await? else {
+    let new = posted(&api, caller.tenant.clone(), &headers, &body)?;
+    let Some(webhook) = caller.store(&api).create_webhook(new).await? else {
         let detail = format!("there are {WEBHOOKS_MAX} webhooks; delete one first");
         return Err(Problem::new(Code::TooManyWebhooks, detail));
     };
@@ -202,7 +202,7 @@ pub(crate) async fn delete_webhook(
     Path(id): Path<String>,
 ) -> Result<StatusCode> {
     let known = WebhookId::parse(&id).map_err(|_| Problem::no_webhook(&id))?;
-    match api.store.delete_webhook(&caller.tenant, &known).await? {
+    match caller.store(&api).delete_webhook(&caller.tenant, &known).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::no_webhook(&id)),
     }
@@ -231,7 +231,7 @@ pub(crate) async fn rotate_webhook(
 ) -> Result<Response> {
     query.only(&[])?;
     let known = WebhookId::parse(&id).map_err(|_| Problem::no_webhook(&id))?;
-    let rotated = api.store.rotate_webhook(&caller.tenant, &known).await?;
+    let rotated = caller.store(&api).rotate_webhook(&caller.tenant, &known).await?;
     Ok(WebhookWithSecret::of(&api, rotated.ok_or_else(|| Problem::no_webhook(&id))?))
 }
 

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::statement::query;
 use super::{Store, tasks, write::Write};
-use crate::{CancelOutcome, EventKind, Job, JobId, Level, NewEvent, Result, Status};
+use crate::{Action, CancelOutcome, EventKind, Job, JobId, Level, NewEvent, Result, Status};
 
 const CANCEL_QUEUED: &str = "\
     update jobs set status = 'cancelled', cancel_requested_at = $2, finished_at = $2 \
@@ -27,6 +27,7 @@ impl Store {
             return Ok(Some(answer(job)));
         }
         let job = write.written_job(id).await?;
+        write.audit(Action::JobCancelled, id.as_str()).await?;
         write.commit().await?;
         Ok(Some(answer(job)))
     }

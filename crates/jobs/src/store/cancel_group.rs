@@ -1,7 +1,7 @@
 //! Asks for the end of every job of a group.
 
 use super::{Store, cancel::cancel};
-use crate::{GroupId, Job, Result};
+use crate::{Action, GroupId, Job, Result};
 
 impl Store {
     /// Cancels what is not over, as `request_cancel` does, and gives all jobs as they then stand; none for an unknown group.
@@ -17,6 +17,7 @@ impl Store {
             return Ok(jobs);
         }
         let jobs = write.group(id).await?;
+        write.audit(Action::GroupCancelled, id.as_str()).await?;
         write.commit().await?;
         Ok(jobs)
     }

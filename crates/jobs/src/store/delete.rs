@@ -2,7 +2,7 @@
 
 use super::statement::query;
 use super::{Store, prune};
-use crate::{JobId, Result};
+use crate::{Action, JobId, Result};
 
 /// What asking for it came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,7 @@ impl Store {
         for part in prune::PARTS_OF {
             query(part).bind(id.as_str()).execute(write.connection()).await?;
         }
+        write.audit(Action::JobDeleted, id.as_str()).await?;
         write.commit().await?;
         Ok(answer)
     }

@@ -10,8 +10,8 @@ use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 use super::statement::{query, query_scalar};
 use super::{Store, millis, row, webhooks};
 use crate::{
-    DeliveriesOf, Delivery, DeliveryFilter, DeliveryId, Endpoint, Redelivered, Result, Sending, Settlement, Then,
-    WebhookEvent,
+    Action, DeliveriesOf, Delivery, DeliveryFilter, DeliveryId, Endpoint, Redelivered, Result, Sending, Settlement,
+    Then, WebhookEvent,
 };
 
 /// Looked for before anything is locked: most times there is nothing to send.
@@ -160,6 +160,7 @@ impl Store {
             write.abandon().await?;
             return Ok(Redelivered::Unknown);
         };
+        write.audit(Action::DeliveryRedelivered, id.as_str()).await?;
         // whoever sends waits for a change
         write.commit().await?;
         Ok(Redelivered::Asked(asked))

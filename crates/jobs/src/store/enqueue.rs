@@ -7,16 +7,18 @@ use sqlx::{Row, any::AnyRow};
 
 use super::statement::query;
 use super::{Store, admit::admit, outbox, row, tasks, write::Write};
-use crate::{Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, QueueLimits, Result};
+use crate::{
+    Action, Enqueued, EventKind, Idempotency, Job, JobId, JobsError, Level, NewEvent, NewJob, QueueLimits, Result,
+};
 
 /// Another request with the same key inserts nothing, also when both arrive at once.
 const INSERT: &str = "\
     insert into jobs (id, status, recipe, recipe_format, method, lenient, output, labels, metadata, priority, run_at, \
     max_attempts, created_at, idempotency_key, request_digest, group_id, group_position, variant, variant_settings, \
     owner, start_by, timeout_ms, requirements, reuse, needs_memory, needs_disk, needs_gpu_memory, needs_labels, \
-    tenant, retry_of) \
+    tenant, retry_of, request_id, traceparent) \
     values ($1, 'queued', $2, $3, $4, $5, $6, $7, $8, $9, $18, $11, $10, $12, $13, $14, $15, $16, $17, $19, $20, $21, $22, $23, \
-    $24, $25, $26, $27, $28, $29) \
+    $24, $25, $26, $27, $28, $29, $30, $31) \
     on conflict (idempotency_key) do nothing";
 
 const BY_KEY: &str = "select id, request_digest from jobs where idempotency_key = $1";
@@ -36,6 +38,8 @@ impl Store {
             return Ok(Enqueued::Replayed(replayed));
         };
         admit(&mut write, &job.admission.owner, limits).await?;
+        let action = if created.retry_of.is_some() { Action::JobRetried } else { Action::JobCreated };
+        write.audit(action, created.id.as_str()).await?;
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }
@@ -100,6 +104,8 @@ async fn insert(write: &mut Write<'_>, job: &NewJob) -> Result<bool> {
         .bind(labels(&admission.requirements.labels))
         .bind(admission.tenant.as_str())
         .bind(job.retry_of.as_ref().map(JobId::as_str))
+        .bind(job.origin.request_id.as_deref())
+        .bind(job.origin.traceparent.as_deref())
         .execute(write.connection())
         .await?;
     Ok(inserted.rows_affected() == 1)
@@ -139,7 +145,7 @@ mod tests {
     use serde_json::json;
 
     use crate::{
-        Admission, Enqueued, EventKind, GroupId, Idempotency, JobId, JobWebhook, JobsError, Member, NewJob,
+        Admission, Enqueued, EventKind, GroupId, Idempotency, JobId, JobWebhook, JobsError, Member, NewJob, Origin,
         RecipeFormat, Requirements, Status, WebhookEvent,
         testing::{new_job, on_each_database},
     };
@@ -200,6 +206,7 @@ mod tests {
                     url: "https://example.org/hook".to_owned(),
                     events: [WebhookEvent::Failed].into(),
                 }),
+                origin: Origin { request_id: Some("r".to_owned()), traceparent: Some("00-a-b-01".to_owned()) },
                 ..new_job()
             };
             fixture.enqueue(asked.clone()).await;
@@ -227,6 +234,7 @@ mod tests {
                 retry_of: job.retry_of,
                 member: job.member,
                 webhook: job.webhook,
+                origin: job.origin,
                 idempotency: None,
             };
             assert_eq!(kept, asked);

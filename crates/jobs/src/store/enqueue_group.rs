@@ -5,7 +5,7 @@ use super::{
     admit::admit,
     enqueue::{create, replay},
 };
-use crate::{Enqueued, Job, NewJob, QueueLimits, Result};
+use crate::{Action, Enqueued, Job, NewJob, QueueLimits, Result};
 
 impl Store {
     /// As [`Store::enqueue_group_within`], however many wait.
@@ -32,6 +32,9 @@ impl Store {
             created.push(job);
         }
         admit(&mut write, &owner, limits).await?;
+        if let Some(member) = created.first().and_then(|job| job.member.clone()) {
+            write.audit(Action::GroupCreated, member.group.as_str()).await?;
+        }
         write.commit().await?;
         Ok(Enqueued::Created(created))
     }

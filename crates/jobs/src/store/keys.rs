@@ -6,7 +6,7 @@ use sqlx::{Row, any::AnyRow};
 
 use super::statement::{query, query_scalar};
 use super::{Store, row};
-use crate::{ApiKey, NewKey, Result, Scope, Secret};
+use crate::{Action, ApiKey, NewKey, Result, Scope, Secret};
 
 const CREATE: &str = "\
     insert into api_keys (id, name, tenant, scopes, secret_sha256, created_at, expires_at) \
@@ -21,7 +21,9 @@ const ADOPT: [&str; 3] = [
     "update deliveries set tenant = $1 where tenant = ''",
 ];
 
-const REVOKE: &str = "update api_keys set revoked_at = coalesce(revoked_at, $2) where id = $1";
+const REVOKE: &str = "update api_keys set revoked_at = $2 where id = $1 and revoked_at is null";
+
+const TENANT_OF: &str = "select tenant from api_keys where id = $1";
 
 const USED: &str = "\
     update api_keys set last_used_at = $2 where id = $1 and (last_used_at is null or last_used_at < $3)";
@@ -50,6 +52,7 @@ impl Store {
                 query(adopt).bind(key.tenant.as_str()).execute(write.connection()).await?;
             }
         }
+        write.audit_for(&key.tenant, Action::KeyCreated, &id).await?;
         write.commit().await?;
         let NewKey { name, tenant, scopes, expires_at, .. } = key;
         let key = ApiKey { id, name, tenant, scopes, created_at, expires_at, revoked_at: None, last_used_at: None };
@@ -75,9 +78,13 @@ impl Store {
     pub async fn revoke_key(&self, id: &str) -> Result<bool> {
         let mut write = self.write("store.revoke_key").await?;
         let now = write.now;
+        let tenant: Option<String> = query_scalar(TENANT_OF).bind(id).fetch_optional(write.connection()).await?;
         let revoked = query(REVOKE).bind(id).bind(now).execute(write.connection()).await?;
+        if let (Some(tenant), 1) = (&tenant, revoked.rows_affected()) {
+            write.audit_for(tenant, Action::KeyRevoked, id).await?;
+        }
         write.commit().await?;
-        Ok(revoked.rows_affected() == 1)
+        Ok(tenant.is_some())
     }
 
     /// The key that this is, if it is one that may be used now.

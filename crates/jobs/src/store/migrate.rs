@@ -11,7 +11,7 @@ use crate::Result;
 /// Our own name, so that a database shared with another program is no trouble.
 const TABLE: &str = "amalgam_migrations";
 
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "jobs", include_str!("../../../../migrations/0001_jobs.sql")),
     (2, "groups", include_str!("../../../../migrations/0002_groups.sql")),
     (3, "admission", include_str!("../../../../migrations/0003_admission.sql")),
@@ -19,6 +19,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "keys", include_str!("../../../../migrations/0005_keys.sql")),
     (6, "log", include_str!("../../../../migrations/0006_log.sql")),
     (7, "webhooks", include_str!("../../../../migrations/0007_webhooks.sql")),
+    (8, "audit", include_str!("../../../../migrations/0008_audit.sql")),
 ];
 
 /// `run_direct` is what `Migrator::run` calls; the future of `run` itself is not `Send` for a borrowed connection.

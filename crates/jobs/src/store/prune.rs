@@ -17,6 +17,8 @@ pub struct Retention {
     pub events: Option<Duration>,
     /// Workers that were not heard of.
     pub workers: Option<Duration>,
+    /// Entries of the audit log, by their own age.
+    pub audit: Option<Duration>,
 }
 
 /// What was forgotten.
@@ -25,6 +27,7 @@ pub struct Pruned {
     pub jobs: u64,
     pub events: u64,
     pub workers: u64,
+    pub audit: u64,
 }
 
 /// Jobs forgotten in one transaction: others must not wait long.
@@ -62,6 +65,9 @@ impl Store {
         }
         if let Some(silent_for) = retention.workers {
             pruned.workers = self.forget_workers(silent_for).await?;
+        }
+        if let Some(age) = retention.audit {
+            pruned.audit = self.forget_audit(age).await?;
         }
         Ok(pruned)
     }

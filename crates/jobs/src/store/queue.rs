@@ -2,11 +2,14 @@
 
 use super::Store;
 use super::statement::{query, query_as};
-use crate::Result;
+use crate::{Action, Result};
 
-const PAUSE: &str = "update queues set paused_at = coalesce(paused_at, $1) where name = 'default'";
+const PAUSE: &str = "update queues set paused_at = $1 where name = 'default' and paused_at is null";
 
-const RESUME: &str = "update queues set paused_at = null where name = 'default'";
+const RESUME: &str = "update queues set paused_at = null where name = 'default' and paused_at is not null";
+
+/// The name of the one queue there is.
+const DEFAULT: &str = "default";
 
 const STATE: &str = "\
     select (select paused_at from queues where name = 'default'), \
@@ -32,14 +35,18 @@ impl Store {
         // a claim that has counted already must not come after
         write.one_claim_at_a_time().await?;
         let now = write.now;
-        query(PAUSE).bind(now).execute(write.connection()).await?;
+        if query(PAUSE).bind(now).execute(write.connection()).await?.rows_affected() > 0 {
+            write.audit(Action::QueuePaused, DEFAULT).await?;
+        }
         write.commit().await?;
         self.queue().await
     }
 
     pub async fn resume(&self) -> Result<QueueState> {
         let mut write = self.write("store.resume").await?;
-        query(RESUME).execute(write.connection()).await?;
+        if query(RESUME).execute(write.connection()).await?.rows_affected() > 0 {
+            write.audit(Action::QueueResumed, DEFAULT).await?;
+        }
         write.commit().await?;
         self.queue().await
     }

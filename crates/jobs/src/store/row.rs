@@ -3,13 +3,14 @@
 use serde::de::DeserializeOwned;
 use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
-use crate::{Event, Job, JobsError, Member, Result, word};
+use crate::{Event, Job, JobsError, Member, Origin, Result, word};
 
 const JOB: &str = "\
     select id, status, phase, recipe, recipe_format, method, lenient, output, labels, metadata, priority, attempt, \
     max_attempts, cancel_requested_at, progress, error, publication, plan_digest, lease_owner, created_at, started_at, \
     finished_at, event_seq, group_id, group_position, variant, variant_settings, \
-    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token, tenant, retry_of, webhook \
+    lost, run_at, start_by, timeout_ms, reuse, requirements, lease_token, tenant, retry_of, webhook, request_id, \
+    traceparent \
     from jobs";
 
 /// The query for whole jobs, restricted and locked by constant text.
@@ -51,6 +52,7 @@ pub(super) fn job(row: &AnyRow) -> Result<Job> {
             .map_err(|e| corrupt("retry_of", e))?,
         member: member(row)?,
         webhook: optional_json(row, "webhook")?,
+        origin: Origin { request_id: row.try_get("request_id")?, traceparent: row.try_get("traceparent")? },
         cancel_requested_at: row.try_get("cancel_requested_at")?,
         progress: optional_json(row, "progress")?,
         error: optional_json(row, "error")?,

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use super::statement::{query, query_scalar};
 use super::{Store, row, write::Write};
-use crate::{NewWebhook, Result, WEBHOOKS_MAX, Webhook, WebhookEvent, WebhookId};
+use crate::{Action, NewWebhook, Result, WEBHOOKS_MAX, Webhook, WebhookEvent, WebhookId};
 
 const CREATE: &str = "insert into webhooks (id, tenant, url, events, created_at) values ($1, $2, $3, $4, $5)";
 
@@ -44,6 +44,7 @@ impl Store {
             .bind(created_at)
             .execute(write.connection())
             .await?;
+        write.audit(Action::WebhookCreated, id.as_str()).await?;
         write.commit_quietly().await?;
         let NewWebhook { tenant, url, events } = new;
         Ok(Some(Webhook { id, tenant, url, events, created_at, generation: 1, rotated_at: None, disabled_at: None }))
@@ -71,6 +72,7 @@ impl Store {
             return Ok(false);
         }
         give_up(&mut write, id, "the webhook was deleted").await?;
+        write.audit(Action::WebhookDeleted, id.as_str()).await?;
         write.commit_quietly().await?;
         Ok(true)
     }
@@ -86,6 +88,7 @@ impl Store {
         }
         let found = query(select("where id = $1")).bind(id.as_str()).fetch_one(write.connection()).await?;
         let webhook = of_row(&found)?;
+        write.audit(Action::WebhookRotated, id.as_str()).await?;
         write.commit_quietly().await?;
         Ok(Some(webhook))
     }

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, time::Duration};
 use serde_json::Value;
 use sqlx::{Row, any::AnyRow};
 
-use super::statement::query;
+use super::statement::{query, query_scalar};
 use super::{Store, millis, row, write::Write};
-use crate::{Requirements, Result, WorkerId};
+use crate::{Action, Requirements, Result, WorkerId};
 
 const REPORT: &str = "\
     insert into workers (id, about, started_at, seen_at) values ($1, $2, $3, $3) \
@@ -17,8 +17,10 @@ const REPORT: &str = "\
 const STOPPED: &str = "update workers set stopped_at = $2, seen_at = $2 where id = $1";
 
 const DRAIN: &str = "\
-    update workers set drain_requested_at = coalesce(drain_requested_at, $2) \
-    where id = $1 and stopped_at is null";
+    update workers set drain_requested_at = $2 \
+    where id = $1 and stopped_at is null and drain_requested_at is null";
+
+const RUNS: &str = "select count(*) from workers where id = $1 and stopped_at is null";
 
 const LIST: &str = "\
     select id, about, started_at, seen_at, drain_requested_at, stopped_at from workers \
@@ -109,8 +111,12 @@ impl Store {
         let mut write = self.write("store.drain").await?;
         let now = write.now;
         let asked = query(DRAIN).bind(worker).bind(now).execute(write.connection()).await?;
+        if asked.rows_affected() == 1 {
+            write.audit(Action::WorkerDrained, worker).await?;
+        }
+        let running: i64 = query_scalar(RUNS).bind(worker).fetch_one(write.connection()).await?;
         write.commit().await?;
-        Ok(asked.rows_affected() == 1)
+        Ok(running == 1)
     }
 
     /// The workers that were heard of within `within`.

@@ -1,10 +1,12 @@
 //! One write transaction, and the time it judges by.
 
+use std::sync::Arc;
+
 use sqlx::{Any, AnyConnection, Transaction};
 
 use super::statement::{query, query_scalar};
 use super::{Store, connect::Dialect, listen, outbox, row};
-use crate::{Job, JobId, NewEvent, Result};
+use crate::{Actor, Job, JobId, NewEvent, Result};
 
 /// Postgres tells the time, so that no two nodes disagree on when a lease ends.
 const POSTGRES_NOW: &str = "select (extract(epoch from clock_timestamp()) * 1000)::bigint";
@@ -79,6 +81,11 @@ impl Store {
 impl Write<'_> {
     pub(super) fn dialect(&self) -> Dialect {
         self.store.shared.dialect
+    }
+
+    /// Who asked for what this transaction changes.
+    pub(super) fn actor(&self) -> Option<Arc<Actor>> {
+        self.store.actor.clone()
     }
 
     pub(super) fn connection(&mut self) -> &mut AnyConnection {

@@ -19,7 +19,7 @@ pub async fn run(args: DemoArgs) -> Result<(), Failure> {
     let recipe = root.join(&args.recipe);
     let text = super::read_recipe(&recipe)?;
     let config = quiet(args.config, &root).resolve()?;
-    super::start_logging(&config)?;
+    let _sending = super::start_logging(&config)?;
     let server = start(config).await?;
     println!("amalgam serves on {}\n", server.url);
     println!("submitting {}:\n\n{}\n", args.recipe.display(), indented(&text));

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use jobs::{ApiKey, NewKey};
+use jobs::{Actor, ApiKey, NewKey};
 
 use super::serve::{close, open_store};
 use crate::cli::{KeysArgs, KeysCommand};
@@ -23,7 +23,7 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
         return Err(Failure::refused(format!("there is no database at {}", missing.display())));
     }
     eprintln!("keys of {}", shown(&config.database));
-    let store = open_store(&config).await?;
+    let store = open_store(&config).await?.by(Actor::cli());
     let told = tell(&store, &args.command).await;
     close(&store).await;
     println!("{}", told?);

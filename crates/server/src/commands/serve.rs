@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::{Api, ApiConfig};
 use jobs::Store;
+use meter::Meter;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use crate::report::Failure;
 
 pub async fn run(args: ServeArgs) -> Result<(), Failure> {
     let config = args.config.resolve()?;
-    super::start_logging(&config)?;
+    let _sending = super::start_logging(&config)?;
     let mut server = Server::start(config).await?;
     let broke = tokio::select! {
         () = super::asked_to_stop() => None,
@@ -38,6 +39,7 @@ pub struct Server {
     serving: tokio::task::JoinHandle<std::io::Result<()>>,
     house: tokio::task::JoinHandle<()>,
     telling: tokio::task::JoinHandle<()>,
+    metrics: Option<tokio::task::JoinHandle<()>>,
     workers: JoinSet<()>,
     store: Store,
 }
@@ -52,20 +54,24 @@ impl Server {
         let store = open_store(&config).await?;
         check_reach(&store, &config).await?;
         let shutdown = CancellationToken::new();
+        let meter = super::metrics::new_meter();
+        let metrics = super::metrics::start(&store, &config, meter.clone(), shutdown.clone()).await?;
         let webhooks = webhooks(&store, &config)?;
         let api = Api::new(store.clone(), Arc::new(api_config(&config, webhooks.clone())), shutdown.clone());
+        let api = api.with_meter(meter.clone());
         let serving = tokio::spawn(api::serve(listener, api));
         let house = worker::keep_house(store.clone(), config.lease, config.retention, shutdown.clone());
         let house = tokio::spawn(house);
         let telling = tokio::spawn(webhook::dispatch(store.clone(), webhooks, shutdown.clone()));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
-            let worker = worker::run(store.clone(), worker_config(&config, "server"), shutdown.clone());
+            let worker = worker::run(store.clone(), worker_config(&config, "server", &meter), shutdown.clone());
             // only one that runs once ends by an error
             workers.spawn(async { drop(worker.await) });
         }
         tracing::info!(%address, workers = config.workers, "serving");
-        Ok(Server { url: format!("http://{}", reachable(address)), shutdown, serving, house, telling, workers, store })
+        let url = format!("http://{}", reachable(address));
+        Ok(Server { url, shutdown, serving, house, telling, metrics, workers, store })
     }
 
     /// Waits until a part of the server ends by itself, which none should.
@@ -88,6 +94,9 @@ impl Server {
         if !self.telling.is_finished() {
             self.telling.await.map_err(Failure::failed)?;
         }
+        if let Some(metrics) = self.metrics {
+            metrics.await.map_err(Failure::failed)?;
+        }
         let served = if self.serving.is_finished() { Ok(()) } else { self.serving.await.map_err(Failure::failed)? };
         close(&self.store).await;
         served.map_err(Failure::failed)
@@ -104,7 +113,7 @@ fn raise_open_files() {
 }
 
 /// A database that fails over while the server starts is asked again.
-async fn has_keys(store: &Store) -> jobs::Result<bool> {
+pub async fn has_keys(store: &Store) -> jobs::Result<bool> {
     let until = tokio::time::Instant::now() + START_WITHIN;
     loop {
         match store.has_keys().await {
@@ -194,7 +203,7 @@ fn api_config(config: &Config, webhooks: WebhookConfig) -> ApiConfig {
     }
 }
 
-pub fn worker_config(config: &Config, name: &str) -> WorkerConfig {
+pub fn worker_config(config: &Config, name: &str, meter: &Arc<Meter>) -> WorkerConfig {
     WorkerConfig {
         name: name.to_owned(),
         access: config.access.clone(),
@@ -216,5 +225,7 @@ pub fn worker_config(config: &Config, name: &str) -> WorkerConfig {
         grace: worker::GRACE,
         once: false,
         retention: config.retention,
+        meter: meter.clone(),
+        link: super::telemetry::link,
     }
 }

@@ -9,11 +9,14 @@ use crate::report::Failure;
 
 pub async fn run(args: WorkerArgs) -> Result<(), Failure> {
     let config = args.config.resolve()?;
-    super::start_logging(&config)?;
+    let _sending = super::start_logging(&config)?;
     let store = open_store(&config).await?;
     let name = args.name.map_or_else(|| Ok(host_name()), named)?;
     let shutdown = CancellationToken::new();
-    let worker_config = WorkerConfig { once: args.once, ..worker_config(&config, &name) };
+    let meter = super::metrics::new_meter();
+    // it ends with the process
+    super::metrics::start(&store, &config, meter.clone(), shutdown.clone()).await?;
+    let worker_config = WorkerConfig { once: args.once, ..worker_config(&config, &name, &meter) };
     let mut worker = tokio::spawn(worker::run(store.clone(), worker_config, shutdown.clone()));
     tokio::select! {
         () = super::asked_to_stop() => {}
