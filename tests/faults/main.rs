@@ -8,6 +8,7 @@ mod keys;
 mod reader;
 mod requests;
 mod slow;
+mod streams;
 mod webhooks;
 mod workers;
 
@@ -44,8 +45,7 @@ impl Side {
 /// No step is left out: those of requests fail in a server, the others in a worker.
 #[test]
 fn every_step_is_made_to_fail() {
-    let tested: Vec<&str> =
-        requests::STEPS.iter().chain(workers::STEPS).chain(keys::STEPS).chain(webhooks::STEPS).copied().collect();
+    let tested: Vec<&str> = [requests::STEPS, workers::STEPS, keys::STEPS, webhooks::STEPS, streams::STEPS].concat();
     let forgotten: Vec<&&str> = fault::STEPS.iter().filter(|step| !tested.contains(step)).collect();
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }

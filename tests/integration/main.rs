@@ -12,6 +12,7 @@ mod jobs;
 mod keys;
 mod limits;
 mod seeing;
+mod slow_clients;
 mod stages;
 mod support;
 

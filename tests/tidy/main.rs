@@ -79,7 +79,7 @@ fn dependencies_run_in_one_direction() {
         ("spans", &[]),
         ("transfer", &["checkpoint", "engine", "fault"]),
         ("worker", &["checkpoint", "engine", "fault", "jobs", "meter", "recipe", "transfer"]),
-        ("webhook", &["jobs"]),
+        ("webhook", &["jobs", "meter"]),
         ("api", &["checkpoint", "engine", "jobs", "meter", "recipe", "webhook"]),
         ("client", &[]),
         ("testkit", &["checkpoint"]),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jobs::{JobsError, Sending, Settlement, Store, Then};
+use meter::Meter;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -28,9 +29,9 @@ const _: () = assert!(ANSWER_WITHIN.as_secs() + SETTLE_WITHIN.as_secs() < LEASE.
 
 /// Until `shutdown` is cancelled. Where nothing can be sent, as on a machine without certificates of any authority, that is told,
 /// and what is to be sent waits for a server that can.
-pub async fn dispatch(store: Store, config: WebhookConfig, shutdown: CancellationToken) {
+pub async fn dispatch(store: Store, config: WebhookConfig, meter: Arc<Meter>, shutdown: CancellationToken) {
     match Sender::new(config) {
-        Ok(sender) => send_due(&store, Arc::new(sender), &shutdown).await,
+        Ok(sender) => send_due(&store, Arc::new(sender), &meter, &shutdown).await,
         Err(error) => {
             let cause = error.source().map_or_else(|| error.to_string(), ToString::to_string);
             tracing::error!(error = cause, "webhooks cannot be sent");
@@ -39,13 +40,13 @@ pub async fn dispatch(store: Store, config: WebhookConfig, shutdown: Cancellatio
     }
 }
 
-async fn send_due(store: &Store, sender: Arc<Sender>, shutdown: &CancellationToken) {
+async fn send_due(store: &Store, sender: Arc<Sender>, meter: &Arc<Meter>, shutdown: &CancellationToken) {
     let mut under_way = JoinSet::new();
     while !shutdown.is_cancelled() {
         match claim(store, AT_ONCE_MAX.saturating_sub(under_way.len())).await {
             Ok(due) => {
                 for sending in due {
-                    under_way.spawn(deliver(store.clone(), sender.clone(), sending));
+                    under_way.spawn(deliver(store.clone(), sender.clone(), meter.clone(), sending));
                 }
             }
             Err(error) => tracing::warn!(%error, "cannot look for webhooks to send"),
@@ -77,10 +78,21 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
     }
 }
 
-async fn deliver(store: Store, sender: Arc<Sender>, sending: Sending) {
+async fn deliver(store: Store, sender: Arc<Sender>, meter: Arc<Meter>, sending: Sending) {
     let settlement = sender.send(&sending, SystemTime::now()).await;
     log(&sending, &settlement);
+    meter.webhook_tried(outcome(settlement.then));
     settle(&store, &sending, &settlement).await;
+}
+
+/// As the metric has it.
+fn outcome(then: Then) -> &'static str {
+    match then {
+        Then::Delivered => "delivered",
+        Then::Again(_) => "retried",
+        Then::Failed => "failed",
+        Then::Disabled => "disabled",
+    }
 }
 
 /// Without the address, which may have a token in it.
@@ -132,6 +144,7 @@ mod tests {
         store: Store,
         clock: Arc<AtomicI64>,
         key: MasterKey,
+        meter: Arc<Meter>,
         shutdown: CancellationToken,
         dispatching: tokio::task::JoinHandle<()>,
         _directory: tempfile::TempDir,
@@ -147,9 +160,9 @@ mod tests {
             let key = MasterKey::generate();
             let reach = Reach { insecure_http: true, networks: vec!["127.0.0.0/8".parse().unwrap()] };
             let config = WebhookConfig { reach, key: key.clone() };
-            let shutdown = CancellationToken::new();
-            let dispatching = tokio::spawn(dispatch(store.clone(), config, shutdown.clone()));
-            Self { store, clock, key, shutdown, dispatching, _directory: directory }
+            let (meter, shutdown) = (Arc::new(Meter::new("0", "0")), CancellationToken::new());
+            let dispatching = tokio::spawn(dispatch(store.clone(), config, meter.clone(), shutdown.clone()));
+            Self { store, clock, key, meter, shutdown, dispatching, _directory: directory }
         }
 
         /// A job that is cancelled at once.
@@ -219,6 +232,10 @@ mod tests {
         }
         let body: serde_json::Value = serde_json::from_str(&first.body).unwrap();
         assert_eq!((&body["type"], &body["data"]["id"]), (&"job.cancelled".into(), &job.as_str().into()));
+        let counted = fixture.meter.text();
+        for line in ["{outcome=\"retried\"} 2", "{outcome=\"delivered\"} 1"] {
+            assert!(counted.contains(&format!("merge_webhook_deliveries_total{line}")), "{counted}");
+        }
         // and once more for those who ask for it
         assert!(matches!(fixture.store.redeliver("", &taken.id).await.unwrap(), Redelivered::Asked(_)));
         assert_eq!(receiver.next().await.header("webhook-id"), taken.id.as_str());

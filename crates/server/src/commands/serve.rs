@@ -62,7 +62,7 @@ impl Server {
         let serving = tokio::spawn(api::serve(listener, api));
         let house = worker::keep_house(store.clone(), config.lease, config.retention, shutdown.clone());
         let house = tokio::spawn(house);
-        let telling = tokio::spawn(webhook::dispatch(store.clone(), webhooks, shutdown.clone()));
+        let telling = tokio::spawn(webhook::dispatch(store.clone(), webhooks, meter.clone(), shutdown.clone()));
         let mut workers = JoinSet::new();
         for _ in 0..config.workers {
             let worker = worker::run(store.clone(), worker_config(&config, "server", &meter), shutdown.clone());
