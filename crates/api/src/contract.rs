@@ -4,6 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::caller::{Needed, needed};
+use crate::fields::known;
 use crate::limits::{
     ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS,
     VALUE_CHARS_MAX,
@@ -14,7 +15,7 @@ use crate::router::routes;
 pub(crate) fn document() -> Value {
     let mut document = serde_json::to_value(routes().into_openapi()).expect("an OpenAPI document is plain data");
     each_operation(&mut document, |path, method, operation| {
-        each_parameter(operation, |name, schema| bound(path, method, name, schema));
+        each_parameter(operation, |named, schema| bound(path, method, named, schema));
         operation["responses"].as_object_mut().into_iter().flatten().for_each(|(_, response)| plain_headers(response));
         open(path, method, operation);
     });
@@ -30,12 +31,14 @@ fn each_operation(document: &mut Value, mut change: impl FnMut(&str, &str, &mut 
     }
 }
 
-fn each_parameter(operation: &mut Value, mut change: impl FnMut(&str, &mut Map<String, Value>)) {
+/// With its name, and whether it is one of the query.
+fn each_parameter(operation: &mut Value, mut change: impl FnMut((&str, bool), &mut Map<String, Value>)) {
     for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
         let name = parameter["name"].as_str().unwrap_or_default().to_owned();
+        let is_of_query = parameter["in"] == "query";
         if let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) {
             not_null(schema);
-            change(&name, schema);
+            change((&name, is_of_query), schema);
         }
     }
 }
@@ -56,31 +59,44 @@ fn plain_headers(response: &mut Value) {
     }
 }
 
+/// A text without the character that no database can hold.
+const NO_NUL: &str = r"^[^\x00]*$";
+
 const JOBS: &str = "/v1/jobs";
 
-fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) {
+fn bound(path: &str, method: &str, (name, is_of_query): (&str, bool), schema: &mut Map<String, Value>) {
     let text = |pattern: &str| json!({"type": "string", "pattern": pattern});
-    let pair = format!("^[^=]{{1,{KEY_CHARS_MAX}}}=.{{0,{VALUE_CHARS_MAX}}}$");
+    let pair = format!(r"^[^=\x00]{{1,{KEY_CHARS_MAX}}}=[^\x00]{{0,{VALUE_CHARS_MAX}}}$");
     let bounds = match (path, method, name) {
         (_, "get", "limit") => json!({"minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
         ("/v1/events" | "/v1/jobs/{id}/events", "get", "after" | "Last-Event-ID") => json!({"minimum": 0}),
         (JOBS, "get", "group") => text("^group_[0-9a-f]{32}$"),
         (JOBS, "get", "after") => text(r"^[0-9a-f]{1,15}\.job_[0-9a-f]{32}$"),
-        (JOBS, "get", "label") => json!({"items": text("=")}),
+        (JOBS, "get", "label") => json!({"items": text(r"^[^\x00]*=[^\x00]*$")}),
         (JOBS, "get", "status") => {
             json!({"items": {"type": "string", "enum": jobs::Status::ALL.map(jobs::Status::as_str)}})
         }
+        (_, "get", "fields") => text(&format!("^({0})(,({0}))*$", known().join("|"))),
+        ("/v1/audit", "get", "action") => json!({"enum": jobs::Action::ALL.map(jobs::Action::as_str)}),
+        ("/v1/audit", "get", "after") => text(r"^[0-9a-f]{1,15}\.aud_[0-9a-f]{32}$"),
+        ("/v1/jobs/{id}/deliveries" | "/v1/webhooks/{id}/deliveries", "get", "after") => text("^msg_[0-9a-f]{32}$"),
         (_, "get", "created_after" | "created_before") | (_, "post", "run_at") => json!({"format": "date-time"}),
         (_, "post", "priority") => json!({"minimum": PRIORITY.start(), "maximum": PRIORITY.end()}),
         (_, "post", "max_attempts") => json!({"minimum": ATTEMPTS.start(), "maximum": ATTEMPTS.end()}),
         (_, "post", "timeout_seconds" | "queue_ttl_seconds") => {
             json!({"minimum": SECONDS.start(), "maximum": SECONDS.end()})
         }
-        (_, "post", "worker_label") => json!({"maxItems": PAIRS_MAX, "items": word()}),
+        (_, "post", "worker_label") => {
+            let mut word = word();
+            word["pattern"] = json!(NO_NUL);
+            json!({"maxItems": PAIRS_MAX, "items": word})
+        }
         (_, "post", "label" | "metadata") => json!({"maxItems": PAIRS_MAX, "items": text(&pair)}),
         (_, "post", "Idempotency-Key") => {
             json!({"minLength": 1, "maxLength": IDEMPOTENCY_KEY_CHARS_MAX, "pattern": "^[ -~]+$"})
         }
+        // as everywhere in a query
+        (_, _, _) if is_of_query && schema.get("type") == Some(&json!("string")) => text(NO_NUL),
         _ => return,
     };
     schema.extend(bounds.as_object().cloned().unwrap_or_default());
@@ -114,6 +130,12 @@ fn bodies(document: &mut Value) {
         pairs["propertyNames"] = word();
         pairs["additionalProperties"] = json!({"type": "string", "maxLength": VALUE_CHARS_MAX});
     }
+    let webhook = &mut schemas["WebhookRequest"];
+    webhook["additionalProperties"] = json!(false);
+    webhook["properties"]["url"]["pattern"] = json!("^https://");
+    webhook["properties"]["url"]["maxLength"] = json!(webhook::limits::URL_CHARS_MAX);
+    webhook["properties"]["events"]["minItems"] = json!(1);
+    webhook["properties"]["events"]["items"]["enum"] = json!(jobs::WebhookEvent::ALL.map(jobs::WebhookEvent::as_str));
     schemas["FolderBody"]["additionalProperties"] = json!(false);
     schemas["FolderBody"]["properties"]["kind"]["enum"] = json!(["folder"]);
 }
@@ -135,13 +157,13 @@ mod tests {
         }
         let mut bounded = Vec::new();
         each_operation(&mut document.clone(), |path, method, operation| {
-            each_parameter(operation, |name, schema| {
+            each_parameter(operation, |(name, is_of_query), schema| {
                 assert!(!schema["type"].is_array(), "{path} {name}");
                 let before = schema.clone();
-                bound(path, method, name, schema);
+                bound(path, method, (name, is_of_query), schema);
                 assert_eq!(before, *schema, "{path} {name}");
                 let mut bare = Map::new();
-                bound(path, method, name, &mut bare);
+                bound(path, method, (name, is_of_query), &mut bare);
                 if !bare.is_empty() {
                     bounded.push(name.to_owned());
                 }
