@@ -4,12 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use jobs::{Actor, ApiKey, NewKey};
 
+use super::groups;
 use super::serve::{close, open_store};
 use crate::cli::{KeysArgs, KeysCommand};
 use crate::report::Failure;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const NAME_CHARS_MAX: usize = 64;
+const HEAD: [&str; 9] = ["id", "tenant", "name", "state", "created", "expires", "last used", "revoked", "scopes"];
 
 pub async fn run(args: KeysArgs) -> Result<(), Failure> {
     let config = args.command.config().resolve()?;
@@ -80,13 +82,19 @@ fn table(keys: &[ApiKey]) -> String {
             key if key.last_used_at.is_none() => "unused",
             _ => "used",
         };
+        let date = |time: Option<i64>| time.map_or_else(|| "-".to_owned(), jobs::rfc3339);
+        let dates = [Some(key.created_at), key.expires_at, key.last_used_at, key.revoked_at].map(date);
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        format!("{}  {:<16} {:<16} {:<8} {}", key.id, key.tenant, key.name, state, scopes.join(" "))
+        let mut row = vec![key.id.clone(), key.tenant.clone(), key.name.clone(), state.to_owned()];
+        row.extend(dates);
+        row.push(scopes.join(" "));
+        row
     };
     if keys.is_empty() {
         return "there are no keys: whoever reaches the server may do everything".to_owned();
     }
-    keys.iter().map(row).collect::<Vec<_>>().join("\n")
+    let head = HEAD.map(str::to_owned).to_vec();
+    groups::aligned([head].into_iter().chain(keys.iter().map(row)).collect())
 }
 
 /// A tenant becomes a directory below each output root.
