@@ -49,6 +49,7 @@ impl Interrupt {
         let told = tokio::select! {
             cancelled = cancel(client, id) => match cancelled {
                 Ok(_) => format!("{id} is cancelled"),
+                Err(error) if error.status() == Some(409) => format!("{id} had ended"),
                 Err(error) => format!("{id} could not be cancelled and may go on: {error}"),
             },
             // whoever asks twice does not want to wait
