@@ -1,6 +1,7 @@
 //! The commands that speak to a server, as a pipeline calls them: exit codes, JSON on standard output, words beside it.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
@@ -139,6 +140,9 @@ fn what_is_refused_or_out_of_reach_is_told_as_json_with_its_exit_code() {
     }
     caller.json(&["logs", "job_0", "--tail", "5"], 2);
     assert!(caller.json(&["submit", "nosuch.yml"], 2)["detail"].as_str().unwrap().contains("nosuch.yml"));
+    for args in [&["check", "nosuch.yml"][..], &["plan", "nosuch.yml"], &["merge", "nosuch.yml", &to]] {
+        assert!(caller.json(args, 2)["detail"].as_str().unwrap().contains("nosuch.yml"), "{args:?}");
+    }
     let away = ["--url", "http://127.0.0.1:1", "--patience", "0"];
     for args in [&["jobs"][..], &["watch", "job_0"], &["events"], &["submit", RECIPE], &["logs", "job_0"]] {
         let told = caller.json(&[args, &away].concat(), 1);
@@ -157,6 +161,43 @@ fn who_may_submit_and_not_look_is_told_which_scope_is_lacking() {
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("`jobs:read`") && told.contains("is submitted and goes on"), "{told}");
     assert!(text(&output.stdout).starts_with("job_"));
+}
+
+#[test]
+fn a_key_is_made_listed_and_revoked_as_json() {
+    let caller = Caller::new("jobs:read", &["--workers", "0"]);
+    let data = caller.path("data");
+    let keys = |args: &[&str], code| caller.json(&[&["keys"], args, &["--data-dir", &data]].concat(), code);
+    let made = keys(&["create", "--name", "ci", "--tenant", "research", "--scope", "jobs:read"], 0);
+    assert!(made["key"].as_str().unwrap().starts_with(&format!("amk_{}_", id(&made))));
+    assert_eq!(keys(&["list"], 0).as_array().unwrap().len(), 2);
+    assert_eq!(keys(&["revoke", id(&made)], 0)["revoked"], true);
+    assert!(keys(&["revoke", "nosuch"], 2)["detail"].is_string());
+}
+
+/// Answers one request and gives its first line.
+fn answering(listener: &TcpListener, body: &str) -> String {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map(|line| line.unwrap());
+    let asked = lines.next().unwrap();
+    assert!(lines.any(|line| line.is_empty()));
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nconnection: close\r\n\r\n";
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    asked
+}
+
+#[test]
+fn a_log_is_written_line_by_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    for (flags, written) in [(&[][..], "one\ntwo\n"), (&["--json"], "{\"line\":\"one\"}\n{\"line\":\"two\"}\n")] {
+        let mut logs = Command::new(BINARY);
+        logs.args(["logs", "job_1", "--follow", "--tail", "2", "--url", &url]).args(flags).stdout(Stdio::piped());
+        let child = logs.spawn().unwrap();
+        assert_eq!(answering(&listener, "one\ntwo\n"), "GET /v1/jobs/job_1/logs?follow=true&tail=2 HTTP/1.1");
+        let output = child.wait_with_output().unwrap();
+        assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), written));
+    }
 }
 
 #[tokio::test]

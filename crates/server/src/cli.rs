@@ -120,6 +120,9 @@ pub enum KeysCommand {
         /// It ends after so many days; never by default.
         #[arg(long)]
         expires_days: Option<u16>,
+        /// Write JSON: the key beside what is known of it.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         config: Box<ConfigArgs>,
     },
@@ -135,6 +138,9 @@ pub enum KeysCommand {
     Revoke {
         /// The id of the key, as `amalgam keys list` shows it.
         id: String,
+        /// Write JSON.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         config: Box<ConfigArgs>,
     },
@@ -146,6 +152,13 @@ impl KeysCommand {
         match self {
             Self::Create { config, .. } | Self::List { config, .. } | Self::Revoke { config, .. } => (**config).clone(),
         }
+    }
+}
+
+impl KeysCommand {
+    pub fn is_json(&self) -> bool {
+        let (Self::Create { json, .. } | Self::List { json, .. } | Self::Revoke { json, .. }) = self;
+        *json
     }
 }
 

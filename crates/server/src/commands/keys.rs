@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jobs::{Actor, ApiKey, NewKey};
+use serde_json::{Value, json};
 
 use super::groups;
 use super::serve::{close, open_store};
@@ -14,6 +15,11 @@ const NAME_CHARS_MAX: usize = 64;
 const HEAD: [&str; 9] = ["id", "tenant", "name", "state", "created", "expires", "last used", "revoked", "scopes"];
 
 pub async fn run(args: KeysArgs) -> Result<(), Failure> {
+    let as_json = args.command.is_json();
+    done(args).await.map_err(|failure| failure.in_json(as_json))
+}
+
+async fn done(args: KeysArgs) -> Result<(), Failure> {
     let config = args.command.config().resolve()?;
     if let KeysCommand::Create { name, tenant, .. } = &args.command {
         check_name("name", name)?;
@@ -48,15 +54,18 @@ fn shown(database: &str) -> &str {
 
 async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Failure> {
     match command {
-        KeysCommand::Create { name, tenant, scope, adopt, expires_days, .. } => {
+        KeysCommand::Create { name, tenant, scope, adopt, expires_days, json, .. } => {
             let expires_at = expires_days.map(|days| now_ms() + i64::from(days) * DAY_MS);
             let scopes = scope.iter().copied().collect();
             let new = NewKey { name: name.clone(), tenant: tenant.clone(), scopes, expires_at, adopts: *adopt };
-            let (_, secret) = store.create_key(new).await.map_err(Failure::failed)?;
+            let (made, secret) = store.create_key(new).await.map_err(Failure::failed)?;
             eprintln!(
                 "this key is shown now and never again; send it as `Authorization: Bearer ...`, or in AMALGAM_API_KEY"
             );
-            Ok(secret.reveal().to_owned())
+            match json {
+                true => Ok(with_secret(&made, secret.reveal())?.to_string()),
+                false => Ok(secret.reveal().to_owned()),
+            }
         }
         KeysCommand::List { json, .. } => {
             let keys = store.keys().await.map_err(Failure::failed)?;
@@ -65,12 +74,19 @@ async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Fail
                 false => Ok(table(&keys)),
             }
         }
-        KeysCommand::Revoke { id, .. } => match store.revoke_key(id_of(id)).await.map_err(Failure::failed)? {
+        KeysCommand::Revoke { id, json, .. } => match store.revoke_key(id_of(id)).await.map_err(Failure::failed)? {
+            true if *json => Ok(json!({"id": id_of(id), "revoked": true}).to_string()),
             true => Ok(format!("{} is revoked", id_of(id))),
             // what was given may be a whole key
             false => Err(Failure::refused("there is no key of this id; `amalgam keys list` has them")),
         },
     }
+}
+
+fn with_secret(key: &ApiKey, secret: &str) -> Result<Value, Failure> {
+    let mut said = serde_json::to_value(key).map_err(Failure::failed)?;
+    said["key"] = json!(secret);
+    Ok(said)
 }
 
 fn table(keys: &[ApiKey]) -> String {

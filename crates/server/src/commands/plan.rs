@@ -12,8 +12,7 @@ use crate::report::{Failure, warn};
 use crate::size::Bytes;
 
 pub async fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let as_json = args.reading.json;
-    let text = super::read_recipe(&args.recipe).map_err(|failure| failure.in_json(as_json))?;
+    let text = super::read_recipe(&args.recipe)?;
     if args.remote {
         return by_server(args, text).await;
     }
