@@ -90,7 +90,7 @@ impl Frames {
                 self.open = open;
                 Ok(self.open.is_none())
             }
-            Err(error) if self.is_cut(&error) => self.come_back(error.retry_after()).await.map(|()| false),
+            Err(error) if self.is_cut(&error) => self.come_back(Some(&error)).await.map(|()| false),
             Err(error) => self.tries.wait(error).await.map(|()| false),
         }
     }
@@ -120,7 +120,7 @@ impl Frames {
         }
     }
 
-    async fn come_back(&mut self, after: Option<Duration>) -> Result<(), ClientError> {
+    async fn come_back(&mut self, error: Option<&ClientError>) -> Result<(), ClientError> {
         if self.reconnects == 0 {
             self.cut_since = Instant::now();
         }
@@ -128,7 +128,13 @@ impl Frames {
         if self.reconnects > RECONNECTS_MAX && self.cut_since.elapsed() > self.client.patience.busy {
             return Err(ClientError::StreamLost(self.subject.clone()));
         }
-        let wait = after.unwrap_or(RECONNECT_AFTER).clamp(RECONNECT_AFTER_MIN, RECONNECT_AFTER_MAX);
+        let wait = error
+            .and_then(ClientError::retry_after)
+            .unwrap_or(RECONNECT_AFTER)
+            .clamp(RECONNECT_AFTER_MIN, RECONNECT_AFTER_MAX);
+        if let Some(error) = error {
+            self.client.patience.tell(error, wait);
+        }
         tokio::time::sleep(wait).await;
         Ok(())
     }

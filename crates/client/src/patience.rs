@@ -32,6 +32,14 @@ impl Default for Patience {
     }
 }
 
+impl Patience {
+    pub(crate) fn tell(&self, error: &ClientError, wait: Duration) {
+        if let Some(told) = &self.told {
+            told(error, wait);
+        }
+    }
+}
+
 impl Client {
     /// Waits for so long in all when the server says to come again (429, 503), and for some of it when nobody listens at its
     /// address. Without this a call waits ten seconds at most, and not at all for a server that is not there.
@@ -84,9 +92,7 @@ impl Tries {
         if wait > bound.saturating_sub(passed) {
             return Err(error);
         }
-        if let Some(told) = &self.patience.told {
-            told(&error, wait);
-        }
+        self.patience.tell(&error, wait);
         tokio::time::sleep(wait).await;
         self.wait = (self.wait * 2).min(AGAIN_MAX);
         Ok(())
