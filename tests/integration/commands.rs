@@ -105,7 +105,7 @@ fn merging_into_something_that_is_there_is_refused() {
 #[test]
 fn a_recipe_that_is_not_there_and_a_server_that_is_not_there_are_told_apart() {
     assert_eq!(amalgam(&["check", "nosuch.yml"]).status.code(), Some(2));
-    let unreachable = amalgam(&["jobs", "--url", "http://127.0.0.1:1"]);
+    let unreachable = amalgam(&["jobs", "--url", "http://127.0.0.1:1", "--patience", "0"]);
     assert_eq!(unreachable.status.code(), Some(1));
     assert!(told(&unreachable).contains("cannot reach"));
 }

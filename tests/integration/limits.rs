@@ -16,7 +16,8 @@ async fn what_the_command_line_allows_is_what_is_answered() {
     let flags = ["--workers", "0", "--queued-per-key-max", "2", "--body-bytes-max", "2KiB"];
     let served = Served::start(&[&flags[..], &["--submits-per-minute-max", "4"]].concat());
     let key = crate::keys::key(&served.dir.path().join("data"), "research", "jobs:read,jobs:write");
-    let client = served.client().with_key(Some(key));
+    // one with patience would wait for its turn
+    let client = served.client().with_key(Some(key)).with_patience(std::time::Duration::ZERO);
     let large = format!("{}#{}\n", example("linear.yml"), "x".repeat(2048));
     assert_eq!(refused(client.plan(large, &[]).await), (413, "body_too_large".to_owned()));
     for _ in 0..2 {

@@ -4,6 +4,7 @@
 
 mod adapters;
 mod alone;
+mod clients;
 mod commands;
 mod convert;
 mod crash;

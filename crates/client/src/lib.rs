@@ -3,101 +3,40 @@
 //! Invariant: this, `webhook` and later the Hub client are the only crates that make HTTP requests.
 
 mod download;
+mod error;
+mod follow;
+mod frames;
+mod logs;
+mod patience;
+#[cfg(test)]
+mod testing;
 mod watch;
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
+pub use download::digest_of;
+pub use error::{ClientError, Refused};
+pub use follow::Follow;
 pub use watch::{StreamEvent, Watch};
 
-/// What the server said no with.
-#[derive(Debug, Clone)]
-pub struct Refused {
-    pub status: u16,
-    /// The problem document, or the text where it was none.
-    pub problem: Value,
-}
-
-impl Refused {
-    /// What was sent before, and not answered, is still being worked on.
-    fn is_in_flight(&self) -> bool {
-        self.problem["code"] == "idempotency_in_flight"
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    #[error("{}", told(.0))]
-    Refused(Refused),
-    #[error("cannot reach {url}: {}", innermost(.source))]
-    Unreachable { url: String, source: reqwest::Error },
-    #[error("{url} answered with something that is not JSON: {source}")]
-    NotJson { url: String, source: serde_json::Error },
-    #[error("{url} is not the file that the server told of: its SHA-256 differs")]
-    Changed { url: String },
-    #[error("{path}: {source}", path = path.display())]
-    Io { path: PathBuf, source: std::io::Error },
-    #[error("the stream of job {0} ended before the job did, and did not come back")]
-    StreamLost(String),
-}
-
-impl ClientError {
-    /// Whether the same request may succeed in a moment. A server that is not there at all is not waited for.
-    fn may_pass(&self) -> bool {
-        match self {
-            ClientError::Refused(refused) => matches!(refused.status, 502..=504) || refused.is_in_flight(),
-            ClientError::Unreachable { source, .. } => !source.is_connect() && !source.is_timeout(),
-            ClientError::NotJson { .. }
-            | ClientError::Changed { .. }
-            | ClientError::Io { .. }
-            | ClientError::StreamLost(_) => false,
-        }
-    }
-}
-
-/// What really went wrong, as "connection refused"; the outer errors only repeat the URL.
-fn innermost(error: &reqwest::Error) -> String {
-    let outer: &dyn std::error::Error = error;
-    let causes = std::iter::successors(Some(outer), |error| error.source());
-    causes.last().unwrap_or(outer).to_string()
-}
-
-/// The problem as a person reads it: the detail, then each finding with its place.
-fn told(refused: &Refused) -> String {
-    let text = |key: &str| refused.problem.get(key).and_then(Value::as_str);
-    let errors = refused.problem.get("errors").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    if errors.is_empty() {
-        return text("detail").or(text("title")).map_or_else(|| refused.problem.to_string(), str::to_owned);
-    }
-    errors.iter().map(line).collect::<Vec<_>>().join("\n  ")
-}
-
-fn line(error: &Value) -> String {
-    let mut line = String::new();
-    if let (Some(row), Some(column)) = (error["line"].as_u64(), error["column"].as_u64()) {
-        line += &format!("line {row}, column {column}: ");
-    }
-    if let Some(pointer) = error["pointer"].as_str().filter(|p| !p.is_empty()) {
-        line += &format!("{pointer}: ");
-    }
-    line + error["detail"].as_str().unwrap_or_default()
-}
+use error::refused;
+use patience::Patience;
 
 /// A server that does not answer is told from one that is slow.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Streams have a sign of life every 15 seconds, so this is silence.
 const READ_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between tries of a request, at first and at most: some seconds in all.
-const AGAIN: Duration = Duration::from_millis(100);
-const AGAIN_MAX: Duration = Duration::from_secs(2);
+/// A connection that waits for hours is seen to be dead.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub struct Client {
     base: String,
     http: reqwest::Client,
     key: Option<String>,
+    patience: Patience,
 }
 
 impl std::fmt::Debug for Client {
@@ -113,15 +52,13 @@ impl Client {
         // an error says that a provider is installed already, which is as good
         let _ = rustls::crypto::ring::default_provider().install_default();
         let base = base.trim_end_matches('/').to_owned();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("amalgam/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT);
-        if is_loopback(&base) {
-            builder = builder.no_proxy();
-        }
-        let http = builder.build().map_err(|source| ClientError::Unreachable { url: base.clone(), source })?;
-        Ok(Client { base, http, key: None })
+        let http = built(&base, |builder| builder.read_timeout(READ_TIMEOUT))?;
+        Ok(Client { base, http, key: None, patience: Patience::default() })
+    }
+
+    /// For what may be silent for long.
+    fn unhurried(&self) -> Result<reqwest::Client, ClientError> {
+        built(&self.base, |builder| builder.tcp_keepalive(KEEPALIVE))
     }
 
     /// Sends an API key with every request.
@@ -139,20 +76,38 @@ impl Client {
     /// Submits a recipe's text; `query` holds options such as `output`. Gives the job, or of a recipe with variants the group.
     /// Tried again while the server is not available, under one key, so that it makes one job.
     pub async fn submit(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
-        self.submit_as(&uuid::Uuid::now_v7().to_string(), recipe, query).await
+        self.submit_as(&new_key(), recipe, query).await
     }
 
     /// As `submit`, under a key of the caller's: again with the same key is the same job.
     pub async fn submit_as(&self, key: &str, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
         let url = self.url("/v1/jobs", query);
-        let request = || self.recipe(&url, &recipe).header("idempotency-key", key);
+        let request = || recipe_to(&self.http, &url, &recipe).header("idempotency-key", key);
+        self.json(request, &url).await
+    }
+
+    /// As `submit_as`, answered when the job is over, or after so many seconds.
+    pub async fn submit_and_wait(
+        &self,
+        key: &str,
+        recipe: String,
+        query: &[(&str, String)],
+        seconds: u64,
+    ) -> Result<Value, ClientError> {
+        let url = self.url("/v1/jobs", query);
+        // it is silent as long as it waits
+        let (http, timeout) = (self.unhurried()?, READ_TIMEOUT + Duration::from_secs(seconds));
+        let request = || {
+            let request = recipe_to(&http, &url, &recipe).header("idempotency-key", key);
+            request.header("prefer", format!("wait={seconds}")).timeout(timeout)
+        };
         self.json(request, &url).await
     }
 
     /// A dry run.
     pub async fn plan(&self, recipe: String, query: &[(&str, String)]) -> Result<Value, ClientError> {
         let url = self.url("/v1/plans", query);
-        self.json(|| self.recipe(&url, &recipe), &url).await
+        self.json(|| recipe_to(&self.http, &url, &recipe), &url).await
     }
 
     pub async fn job(&self, id: &str) -> Result<Value, ClientError> {
@@ -193,12 +148,24 @@ impl Client {
 
     /// Does a job that is over again, as a new one.
     pub async fn retry(&self, id: &str) -> Result<Value, ClientError> {
-        self.post(&format!("/v1/jobs/{id}/retry")).await
+        self.retry_as(&new_key(), id, &[]).await
+    }
+
+    /// As `retry`, under a key of the caller's; `query` may hold another `output`.
+    pub async fn retry_as(&self, key: &str, id: &str, query: &[(&str, String)]) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/jobs/{id}/retry"), query);
+        self.json(|| self.http.post(&url).header("idempotency-key", key), &url).await
     }
 
     /// Forgets a job that is over.
     pub async fn delete(&self, id: &str) -> Result<Value, ClientError> {
         let url = self.url(&format!("/v1/jobs/{id}"), &[]);
+        self.json(|| self.http.delete(&url), &url).await
+    }
+
+    /// Forgets a job that is over, and removes what it has published.
+    pub async fn delete_with_artifacts(&self, id: &str) -> Result<Value, ClientError> {
+        let url = self.url(&format!("/v1/jobs/{id}"), &[("artifacts", "true".to_owned())]);
         self.json(|| self.http.delete(&url), &url).await
     }
 
@@ -240,8 +207,9 @@ impl Client {
         Watch::new(self.clone(), id.to_owned())
     }
 
-    fn recipe(&self, url: &str, recipe: &str) -> reqwest::RequestBuilder {
-        self.http.post(url).header("content-type", "application/yaml").body(recipe.to_owned())
+    /// Follows the events of all jobs: from now on, or behind the event with this id.
+    pub fn follow(&self, after: Option<&str>) -> Follow {
+        Follow::new(self.clone(), after)
     }
 
     async fn post(&self, path: &str) -> Result<Value, ClientError> {
@@ -256,28 +224,44 @@ impl Client {
 
     /// Every request of this client may be made again: a server that is not available for a moment is asked again.
     async fn json(&self, request: impl Fn() -> reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
-        let mut wait = AGAIN;
+        let mut tries = self.tries();
         loop {
             match self.json_once(request(), url).await {
-                Err(error) if error.may_pass() && wait <= AGAIN_MAX => tokio::time::sleep(wait).await,
-                result => return result,
+                Err(error) => tries.wait(error).await?,
+                answer => return answer,
             }
-            wait *= 2;
         }
     }
 
     async fn json_once(&self, request: reqwest::RequestBuilder, url: &str) -> Result<Value, ClientError> {
-        let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
-        let response = self.keyed(request).send().await.map_err(unreachable)?;
-        if !response.status().is_success() {
-            return Err(refused(response).await);
-        }
-        let body = response.text().await.map_err(unreachable)?;
+        let response = self.opened_once(request, url).await?;
+        let body = response.text().await.map_err(|source| ClientError::Unreachable { url: url.to_owned(), source })?;
         // that it was done may be all there is to say
         if body.is_empty() {
             return Ok(Value::Null);
         }
         serde_json::from_str(&body).map_err(|source| ClientError::NotJson { url: url.to_owned(), source })
+    }
+
+    /// An answer whose body is still to come.
+    async fn opened(
+        &self,
+        request: impl Fn() -> reqwest::RequestBuilder,
+        url: &str,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut tries = self.tries();
+        loop {
+            match self.opened_once(request(), url).await {
+                Err(error) => tries.wait(error).await?,
+                answer => return answer,
+            }
+        }
+    }
+
+    async fn opened_once(&self, request: reqwest::RequestBuilder, url: &str) -> Result<reqwest::Response, ClientError> {
+        let unreachable = |source| ClientError::Unreachable { url: url.to_owned(), source };
+        let response = self.keyed(request).send().await.map_err(unreachable)?;
+        if response.status().is_success() { Ok(response) } else { Err(refused(response).await) }
     }
 
     fn url(&self, path: &str, query: &[(&str, String)]) -> String {
@@ -290,11 +274,26 @@ impl Client {
     }
 }
 
-async fn refused(response: reqwest::Response) -> ClientError {
-    let status = response.status().as_u16();
-    let body = response.text().await.unwrap_or_default();
-    let problem = serde_json::from_str(&body).unwrap_or(Value::String(body));
-    ClientError::Refused(Refused { status, problem })
+fn built(
+    base: &str,
+    more: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<reqwest::Client, ClientError> {
+    let mut builder = reqwest::Client::builder()
+        .user_agent(concat!("amalgam/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(CONNECT_TIMEOUT);
+    if is_loopback(base) {
+        builder = builder.no_proxy();
+    }
+    more(builder).build().map_err(|source| ClientError::Unreachable { url: base.to_owned(), source })
+}
+
+fn recipe_to(http: &reqwest::Client, url: &str, recipe: &str) -> reqwest::RequestBuilder {
+    http.post(url).header("content-type", "application/yaml").body(recipe.to_owned())
+}
+
+/// A key of idempotency that was never used.
+pub fn new_key() -> String {
+    uuid::Uuid::now_v7().to_string()
 }
 
 fn is_loopback(base: &str) -> bool {
@@ -309,21 +308,6 @@ fn percent_encoded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_refusal_reads_like_a_compiler() {
-        let problem = json!({"detail": "the recipe has 1 problem", "errors": [
-            {"pointer": "/models/0", "line": 3, "column": 5, "detail": "no `weight`"}]});
-        let error = ClientError::Refused(Refused { status: 422, problem });
-        assert_eq!(error.to_string(), "line 3, column 5: /models/0: no `weight`");
-    }
-
-    #[test]
-    fn a_submit_that_is_still_worked_on_is_asked_for_again_and_other_conflicts_are_not() {
-        let refused = |code: &str| ClientError::Refused(Refused { status: 409, problem: json!({ "code": code }) });
-        assert!(refused("idempotency_in_flight").may_pass() && !refused("job_finished").may_pass());
-    }
 
     #[test]
     fn queries_are_encoded() {

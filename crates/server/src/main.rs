@@ -39,14 +39,24 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Worker(args) => commands::worker::run(args).await,
         Command::Keys(args) => commands::keys::run(args).await,
         Command::Backup(args) => commands::backup::run(args).await,
-        Command::Merge(args) => commands::merge::run(args).await,
-        Command::Check(args) => commands::check::run(&args),
-        Command::Plan(args) => commands::plan::run(&args),
-        Command::Convert(args) => commands::convert::run(args).await,
+        Command::Merge(args) => {
+            let as_json = args.reading.json;
+            commands::merge::run(args).await.map_err(|failure| failure.in_json(as_json))
+        }
+        Command::Check(args) => commands::check::run(&args).map_err(|failure| failure.in_json(args.reading.json)),
+        Command::Plan(args) => commands::plan::run(&args).await.map_err(|failure| failure.in_json(args.reading.json)),
+        Command::Convert(args) => {
+            let as_json = args.json;
+            commands::convert::run(args).await.map_err(|failure| failure.in_json(as_json))
+        }
         Command::Submit(args) => commands::submit::run(args).await,
         Command::Watch(args) => commands::watch::run(args).await,
         Command::Jobs(args) => commands::jobs::run(args).await,
         Command::Cancel(args) => commands::cancel::run(args).await,
+        Command::Retry(args) => commands::retry::run(args).await,
+        Command::Delete(args) => commands::delete::run(args).await,
+        Command::Logs(args) => commands::logs::run(args).await,
+        Command::Events(args) => commands::events::run(args).await,
         Command::Artifacts(args) => commands::artifacts::run(args).await,
         Command::Demo(args) => commands::demo::run(args).await,
     }

@@ -8,10 +8,12 @@ use client::ClientError;
 use recipe::{Problem, Refusal};
 use serde_json::json;
 
-/// The work failed.
+/// The work failed, or the server cannot do it.
 pub const FAILED: u8 = 1;
 /// The input was refused; nothing was done.
 pub const REFUSED: u8 = 2;
+/// As shells tell of a command that a signal has ended.
+const SIGNALLED: u8 = 128;
 
 #[derive(Debug)]
 pub struct Failure {
@@ -28,6 +30,29 @@ impl Failure {
 
     pub fn refused(message: impl fmt::Display) -> Failure {
         Failure { code: REFUSED, message: message.to_string(), json: None }
+    }
+
+    /// A signal came before the end.
+    pub fn interrupted(signal: u8, message: impl fmt::Display) -> Failure {
+        Failure { code: SIGNALLED + signal, message: message.to_string(), json: None }
+    }
+
+    pub fn is_refusal(&self) -> bool {
+        self.code == REFUSED
+    }
+
+    /// What else is to be known.
+    pub fn and(mut self, more: impl fmt::Display) -> Failure {
+        self.message += &format!("; {more}");
+        self
+    }
+
+    /// Says the same on standard output where JSON is asked for, and there is none of it yet.
+    pub fn in_json(mut self, as_json: bool) -> Failure {
+        if as_json && self.json.is_none() {
+            self.json = Some(json!({"detail": self.message}));
+        }
+        self
     }
 
     /// Every problem as `FILE:LINE:COLUMN: /pointer: detail`, as compilers print them.
@@ -54,13 +79,13 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
-    /// As from a [`ClientError`], with the problem document on standard output where JSON is asked for.
+    /// As from a [`ClientError`], with the problem document on standard output where JSON is asked for, or else the reason.
     pub fn client(error: ClientError, as_json: bool) -> Failure {
         let json = match &error {
             ClientError::Refused(refused) if as_json => Some(refused.problem.clone()),
             _ => None,
         };
-        Failure { json, ..Failure::from(error) }
+        Failure { json, ..Failure::from(error) }.in_json(as_json)
     }
 }
 

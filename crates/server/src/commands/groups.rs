@@ -54,7 +54,7 @@ fn table(group: &Value) -> String {
     aligned(rows)
 }
 
-fn aligned(rows: Vec<Vec<String>>) -> String {
+pub fn aligned(rows: Vec<Vec<String>>) -> String {
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let line = |row: &Vec<String>| {
         let cells = row.iter().enumerate().map(|(i, cell)| format!("{cell:0$}", width(i).unwrap_or(0)));
@@ -63,12 +63,12 @@ fn aligned(rows: Vec<Vec<String>>) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn jobs(group: &Value) -> &[Value] {
+pub fn jobs(group: &Value) -> &[Value] {
     group["jobs"].as_array().map_or(&[], Vec::as_slice)
 }
 
 /// A value as a cell shows it.
-fn text(value: &Value) -> String {
+pub fn text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),

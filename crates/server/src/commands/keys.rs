@@ -3,15 +3,23 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use jobs::{Actor, ApiKey, NewKey};
+use serde_json::{Value, json};
 
+use super::groups;
 use super::serve::{close, open_store};
 use crate::cli::{KeysArgs, KeysCommand};
 use crate::report::Failure;
 
 const DAY_MS: i64 = 24 * 3600 * 1000;
 const NAME_CHARS_MAX: usize = 64;
+const HEAD: [&str; 9] = ["id", "tenant", "name", "state", "created", "expires", "last used", "revoked", "scopes"];
 
 pub async fn run(args: KeysArgs) -> Result<(), Failure> {
+    let as_json = args.command.is_json();
+    done(args).await.map_err(|failure| failure.in_json(as_json))
+}
+
+async fn done(args: KeysArgs) -> Result<(), Failure> {
     let config = args.command.config().resolve()?;
     if let KeysCommand::Create { name, tenant, .. } = &args.command {
         check_name("name", name)?;
@@ -46,15 +54,18 @@ fn shown(database: &str) -> &str {
 
 async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Failure> {
     match command {
-        KeysCommand::Create { name, tenant, scope, adopt, expires_days, .. } => {
+        KeysCommand::Create { name, tenant, scope, adopt, expires_days, json, .. } => {
             let expires_at = expires_days.map(|days| now_ms() + i64::from(days) * DAY_MS);
             let scopes = scope.iter().copied().collect();
             let new = NewKey { name: name.clone(), tenant: tenant.clone(), scopes, expires_at, adopts: *adopt };
-            let (_, secret) = store.create_key(new).await.map_err(Failure::failed)?;
+            let (made, secret) = store.create_key(new).await.map_err(Failure::failed)?;
             eprintln!(
                 "this key is shown now and never again; send it as `Authorization: Bearer ...`, or in AMALGAM_API_KEY"
             );
-            Ok(secret.reveal().to_owned())
+            match json {
+                true => Ok(with_secret(&made, secret.reveal())?.to_string()),
+                false => Ok(secret.reveal().to_owned()),
+            }
         }
         KeysCommand::List { json, .. } => {
             let keys = store.keys().await.map_err(Failure::failed)?;
@@ -63,12 +74,19 @@ async fn tell(store: &jobs::Store, command: &KeysCommand) -> Result<String, Fail
                 false => Ok(table(&keys)),
             }
         }
-        KeysCommand::Revoke { id, .. } => match store.revoke_key(id_of(id)).await.map_err(Failure::failed)? {
+        KeysCommand::Revoke { id, json, .. } => match store.revoke_key(id_of(id)).await.map_err(Failure::failed)? {
+            true if *json => Ok(json!({"id": id_of(id), "revoked": true}).to_string()),
             true => Ok(format!("{} is revoked", id_of(id))),
             // what was given may be a whole key
             false => Err(Failure::refused("there is no key of this id; `amalgam keys list` has them")),
         },
     }
+}
+
+fn with_secret(key: &ApiKey, secret: &str) -> Result<Value, Failure> {
+    let mut said = serde_json::to_value(key).map_err(Failure::failed)?;
+    said["key"] = json!(secret);
+    Ok(said)
 }
 
 fn table(keys: &[ApiKey]) -> String {
@@ -80,13 +98,19 @@ fn table(keys: &[ApiKey]) -> String {
             key if key.last_used_at.is_none() => "unused",
             _ => "used",
         };
+        let date = |time: Option<i64>| time.map_or_else(|| "-".to_owned(), jobs::rfc3339);
+        let dates = [Some(key.created_at), key.expires_at, key.last_used_at, key.revoked_at].map(date);
         let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
-        format!("{}  {:<16} {:<16} {:<8} {}", key.id, key.tenant, key.name, state, scopes.join(" "))
+        let mut row = vec![key.id.clone(), key.tenant.clone(), key.name.clone(), state.to_owned()];
+        row.extend(dates);
+        row.push(scopes.join(" "));
+        row
     };
     if keys.is_empty() {
         return "there are no keys: whoever reaches the server may do everything".to_owned();
     }
-    keys.iter().map(row).collect::<Vec<_>>().join("\n")
+    let head = HEAD.map(str::to_owned).to_vec();
+    groups::aligned([head].into_iter().chain(keys.iter().map(row)).collect())
 }
 
 /// A tenant becomes a directory below each output root.

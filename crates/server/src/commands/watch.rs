@@ -4,19 +4,23 @@ use client::{Client, StreamEvent};
 use serde_json::{Value, json};
 
 use super::groups;
+use super::interrupt::Interrupt;
 use crate::bar::Bar;
 use crate::cli::WatchArgs;
 use crate::report::Failure;
 
 pub async fn run(args: WatchArgs) -> Result<(), Failure> {
     let client = args.server.client()?;
-    if groups::is_group(&args.job) {
-        return groups::follow(&client, &args.job, args.server.json).await;
-    }
-    follow(&client, &args.job, args.server.json).await
+    let mut interrupt = Interrupt::listen()?;
+    let follow = follow_any(&client, &args.job, args.server.json);
+    interrupt.or_end(&client, &args.job, args.cancel_on_interrupt, follow).await
 }
 
-pub async fn follow(client: &Client, id: &str, as_json: bool) -> Result<(), Failure> {
+pub async fn follow_any(client: &Client, id: &str, as_json: bool) -> Result<(), Failure> {
+    if groups::is_group(id) { groups::follow(client, id, as_json).await } else { follow(client, id, as_json).await }
+}
+
+async fn follow(client: &Client, id: &str, as_json: bool) -> Result<(), Failure> {
     let job = to_the_end(client, id, as_json).await?;
     match job["status"].as_str() {
         Some("succeeded") => {
