@@ -346,8 +346,8 @@ pub(crate) struct ProblemDocument {
     warnings: Vec<Finding>,
 }
 
-/// A database that fails over is back after some seconds.
-const RETRY_AFTER_SECONDS: u64 = 2;
+/// A database that fails over is back soon.
+const RETRY_AFTER_SECONDS: u64 = 1;
 /// When jobs are begun nobody knows: soon enough to be first, and seldom enough to be no load.
 const QUEUE_RETRY_AFTER_SECONDS: u64 = 10;
 
