@@ -47,6 +47,8 @@ mod rate_limit;
 mod read_events;
 #[cfg(test)]
 mod recipe_limits;
+#[cfg(test)]
+mod refusals;
 mod request_id;
 mod retry_job;
 mod router;

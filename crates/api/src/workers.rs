@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::Api;
 use crate::caller::Caller;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
 
 /// A worker that was not heard of for so long is not listed.
@@ -83,11 +84,19 @@ pub(crate) async fn list_workers(State(api): State<Api>) -> Result<Json<WorkerLi
     params(("id" = String, Path, description = "Id of the worker")),
     responses(
         (status = 202, description = "It is told within ten seconds"),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "No such worker, or it has stopped", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem
     )
 )]
-pub(crate) async fn drain_worker(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn drain_worker(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
+) -> Result<StatusCode> {
+    query.only(&[])?;
     // Postgres has no text with a NUL in it
     if !id.contains('\0') && caller.store(&api).drain_worker(&id).await? {
         return Ok(StatusCode::ACCEPTED);

@@ -190,6 +190,7 @@ async fn page(api: &Api, of: DeliveriesOf, query: &Pairs) -> Result<Json<Deliver
     params(("id" = String, Path, description = "The id of the delivery")),
     responses(
         (status = 202, description = "It is to be sent", body = DeliveryObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such delivery", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Its endpoint was deleted, or takes nothing more", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,

@@ -103,6 +103,7 @@ pub(crate) struct WebhookList {
         )),
         (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The tenant has as many as it may", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is no JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "Nothing is sent to this address, or an event is unknown", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
@@ -192,6 +193,7 @@ pub(crate) async fn get_webhook(
     params(("id" = String, Path, description = "The id of the endpoint")),
     responses(
         (status = 204, description = "The endpoint is forgotten"),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such endpoint", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
@@ -200,7 +202,10 @@ pub(crate) async fn delete_webhook(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
 ) -> Result<StatusCode> {
+    query.only(&[])?;
     let known = WebhookId::parse(&id).map_err(|_| Problem::no_webhook(&id))?;
     match caller.store(&api).delete_webhook(&caller.tenant, &known).await? {
         true => Ok(StatusCode::NO_CONTENT),
@@ -218,6 +223,7 @@ pub(crate) async fn delete_webhook(
     params(("id" = String, Path, description = "The id of the endpoint")),
     responses(
         (status = 200, description = "The endpoint, with its new secret", body = WebhookWithSecret),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such endpoint", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
