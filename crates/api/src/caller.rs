@@ -85,6 +85,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
         "/v1/jobs"
         | "/v1/jobs/{id}"
         | "/v1/jobs/{id}/events"
+        | "/v1/jobs/{id}/logs"
         | "/v1/jobs/{id}/artifacts"
         | "/v1/jobs/{id}/artifacts/{path}"
         | "/v1/jobs/{id}/deliveries"

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::caller::{Needed, needed};
 use crate::limits::{
-    ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS,
+    ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS, TAIL_MAX,
     VALUE_CHARS_MAX,
 };
 use crate::router::routes;
@@ -64,6 +64,7 @@ fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) 
     let bounds = match (path, method, name) {
         (_, "get", "limit") => json!({"minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
         ("/v1/events" | "/v1/jobs/{id}/events", "get", "after" | "Last-Event-ID") => json!({"minimum": 0}),
+        (_, "get", "tail") => json!({"minimum": 1, "maximum": TAIL_MAX}),
         (JOBS, "get", "group") => text("^group_[0-9a-f]{32}$"),
         (JOBS, "get", "after") => text(r"^[0-9a-f]{1,15}\.job_[0-9a-f]{32}$"),
         (JOBS, "get", "label") => json!({"items": text("=")}),

@@ -45,6 +45,7 @@ mod query;
 mod queue;
 mod rate_limit;
 mod read_events;
+mod read_logs;
 #[cfg(test)]
 mod recipe_limits;
 #[cfg(test)]
@@ -81,6 +82,8 @@ pub mod limits {
     pub const WAIT_SECONDS_MAX: u64 = 60;
     /// Items of one page.
     pub const PAGE_MAX: u32 = 100;
+    /// Lines of the end of a log.
+    pub const TAIL_MAX: i64 = 1000;
     /// Items of one page where the query does not say.
     pub const PAGE_DEFAULT: u32 = 20;
     /// Pairs of `labels`, and of `metadata`.
