@@ -80,7 +80,7 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     Some(match path {
         // also with a method that they do not take, which is then told
-        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" => Needed::Nothing,
+        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" | "/docs" => Needed::Nothing,
         "/v1/methods" if reads => Needed::Key,
         "/v1/jobs"
         | "/v1/jobs/{id}"

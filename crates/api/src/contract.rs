@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::answered_codes::answered_codes;
 use crate::caller::{Needed, needed};
 use crate::limits::{
     ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS, TAIL_MAX,
@@ -17,6 +18,7 @@ pub(crate) fn document() -> Value {
         each_parameter(operation, |name, schema| bound(path, method, name, schema));
         operation["responses"].as_object_mut().into_iter().flatten().for_each(|(_, response)| plain_headers(response));
         open(path, method, operation);
+        codes(path, method, operation);
     });
     bodies(&mut document);
     document
@@ -91,16 +93,28 @@ fn word() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX})
 }
 
-/// What asks for no key answers to nobody that it lacks one.
+/// Each error says which codes it can have; an open route has none about keys.
+fn codes(path: &str, method: &str, operation: &mut Value) {
+    let method = axum::http::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    responses.retain(|status, response| {
+        let is_problem = response["content"].get("application/problem+json").is_some();
+        let codes = answered_codes(&method, path, status.parse().unwrap_or_default());
+        if is_problem {
+            response["x-codes"] = json!(codes);
+        }
+        // who asks for no key counts nobody's requests
+        !is_problem || !codes.is_empty() || needed(&method, path) != Some(Needed::Nothing)
+    });
+}
+
+/// What asks for no key says so.
 fn open(path: &str, method: &str, operation: &mut Value) {
     let method = axum::http::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
     if needed(&method, path) != Some(Needed::Nothing) {
         return;
     }
     operation["security"] = json!([]);
-    if let Some(responses) = operation["responses"].as_object_mut() {
-        responses.remove("401");
-    }
 }
 
 fn bodies(document: &mut Value) {

@@ -17,7 +17,7 @@ pub(crate) async fn index() -> Json<Value> {
         "name": "amalgam",
         "links": {
             "jobs": "/v1/jobs", "plans": "/v1/plans", "methods": "/v1/methods", "workers": "/v1/workers",
-            "queue": "/v1/queue", "events": "/v1/events", "audit": "/v1/audit", "openapi": "/openapi.yaml",
+            "queue": "/v1/queue", "events": "/v1/events", "audit": "/v1/audit", "openapi": "/openapi.yaml", "docs": "/docs",
             "version": "/version", "health": "/healthz", "ready": "/readyz",
         },
     }))

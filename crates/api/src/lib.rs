@@ -3,6 +3,7 @@
 //! Invariants: workers are reached through the database alone; whatever headers can tell of a recipe is told before a job
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
+mod answered_codes;
 mod api;
 mod api_limits;
 mod artifacts;
@@ -11,6 +12,7 @@ mod caller;
 mod cancel_group;
 mod cancel_job;
 mod contract;
+mod contract_page;
 mod create_job;
 mod create_plan;
 mod delete_job;
@@ -57,6 +59,7 @@ mod same_origin;
 mod secrets;
 mod sender;
 mod serve;
+mod show_docs;
 mod slow_body;
 mod stream_tickets;
 #[cfg(test)]
