@@ -117,8 +117,19 @@ fn open(path: &str, method: &str, operation: &mut Value) {
     operation["security"] = json!([]);
 }
 
+/// What is always the same word is that word alone.
+fn kinds(schemas: &mut Value) {
+    for (_, schema) in schemas.as_object_mut().into_iter().flatten() {
+        let Some(kind) = schema.pointer_mut("/properties/object").and_then(Value::as_object_mut) else { continue };
+        let about = kind.remove("description");
+        let word = about.as_ref().and_then(Value::as_str).and_then(|about| about.split('`').nth(1));
+        kind.insert("enum".to_owned(), json!([word]));
+    }
+}
+
 fn bodies(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
+    kinds(schemas);
     let request = &mut schemas["MergeRequestBody"];
     request["additionalProperties"] = json!(false);
     request["properties"]["worker_labels"]["items"] = word();

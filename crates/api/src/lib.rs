@@ -68,6 +68,7 @@ mod timestamp;
 mod version;
 mod wait;
 mod webhooks;
+mod words;
 mod workers;
 
 pub use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};

@@ -222,8 +222,10 @@ pub(crate) struct Finding {
     pub(crate) pointer: String,
     /// Line in the recipe's text, from 1; absent when the recipe came as an object.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) column: Option<u32>,
     /// Stable word for programs.
     pub(crate) code: String,

@@ -18,12 +18,12 @@ pub(crate) struct QueueObject {
     object: &'static str,
     /// Jobs are accepted, and those that run go on, but none is begun.
     paused: bool,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     paused_at: Option<String>,
     queued: i64,
     running: i64,
     /// When the job that waits longest could have begun.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     oldest_run_at: Option<String>,
 }
 

@@ -35,8 +35,7 @@ pub(crate) struct WorkerObject {
     id: String,
     /// Always `worker`.
     object: &'static str,
-    /// `active`, or `draining` when it was asked to begin no more jobs.
-    status: &'static str,
+    status: WorkerStatus,
     /// What it says of itself: `name`, `version`, `slots`, `running`, `threads`, `memory_bytes`, `labels`.
     #[schema(value_type = Object)]
     about: Value,
@@ -48,12 +47,20 @@ pub(crate) struct WorkerObject {
     seen_at: String,
 }
 
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerStatus {
+    Active,
+    /// It was asked to begin no more jobs.
+    Draining,
+}
+
 impl From<WorkerRow> for WorkerObject {
     fn from(row: WorkerRow) -> Self {
         Self {
             id: row.id,
             object: "worker",
-            status: if row.drain_requested_at.is_some() { "draining" } else { "active" },
+            status: if row.drain_requested_at.is_some() { WorkerStatus::Draining } else { WorkerStatus::Active },
             about: row.about,
             jobs: row.jobs,
             started_at: rfc3339(row.started_at),

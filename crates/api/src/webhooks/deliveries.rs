@@ -16,6 +16,7 @@ use crate::get_job;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
+use crate::words::WebhookEventType;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
@@ -25,25 +26,28 @@ pub(crate) struct DeliveryObject {
     id: String,
     /// Always `delivery`.
     object: &'static str,
-    /// `job.started`, `job.succeeded`, `job.failed` or `job.cancelled`.
     #[serde(rename = "type")]
+    #[schema(value_type = WebhookEventType)]
     kind: &'static str,
     job_id: String,
     /// The endpoint; null for the webhook of the job itself.
+    #[schema(required)]
     webhook_id: Option<String>,
     status: StatusWord,
     /// Since it was last asked for; at most 10.
     attempts: i64,
     /// While it is pending.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     next_attempt_at: Option<String>,
     /// The HTTP status of the latest answer.
+    #[schema(required)]
     last_status: Option<i64>,
     /// Why the latest attempt did not go well.
+    #[schema(required)]
     last_error: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     delivered_at: Option<String>,
     links: DeliveryLinks,
 }
@@ -107,6 +111,7 @@ pub(crate) struct DeliveryList {
     data: Vec<DeliveryObject>,
     has_more: bool,
     /// For `after`, to read on; null on the last page.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

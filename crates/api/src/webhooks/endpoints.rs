@@ -19,6 +19,7 @@ use crate::merge_request::{invalid, media_type};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
+use crate::words::WebhookEventType;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Webhook)]
@@ -28,15 +29,15 @@ pub(crate) struct WebhookObject {
     /// Always `webhook`.
     object: &'static str,
     url: String,
-    /// `job.started`, `job.succeeded`, `job.failed`, `job.cancelled`.
+    #[schema(value_type = Vec<WebhookEventType>)]
     events: Vec<&'static str>,
     #[schema(format = DateTime)]
     created_at: String,
     /// When its secret was last changed.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     rotated_at: Option<String>,
     /// Since when it is told nothing more: it answered 410.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     disabled_at: Option<String>,
     links: WebhookLinks,
 }
