@@ -280,7 +280,9 @@ fn show_schema(page: &mut String, schema: &Value) {
         put(page, format_args!("<tr><td>{}{}</td><td>", code_span(name), if must { "" } else { ", may be absent" }));
         page.push_str(&type_of(property));
         page.push_str("</td><td>");
-        prose(page, &property["description"]);
+        // of what may be null it stands beside the name of the type
+        let about = list(&property["oneOf"]).map(|one| &one["description"]).find(|about| about.is_string());
+        prose(page, about.unwrap_or(&property["description"]));
         bounds(page, property);
         page.push_str("</td></tr>\n");
     }

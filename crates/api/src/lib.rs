@@ -17,6 +17,8 @@ mod create_job;
 mod create_plan;
 mod delete_job;
 mod disk_floor;
+#[cfg(test)]
+mod documented_bodies;
 mod etag;
 mod event_object;
 mod event_stream;
