@@ -67,6 +67,11 @@ fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) 
         (_, "get", "limit") => json!({"minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
         ("/v1/events" | "/v1/jobs/{id}/events", "get", "after" | "Last-Event-ID") => json!({"minimum": 0}),
         (_, "get", "tail") => json!({"minimum": 1, "maximum": TAIL_MAX}),
+        ("/v1/audit", "get", "action") => json!({"enum": jobs::Action::ALL.map(jobs::Action::as_str)}),
+        ("/v1/audit", "get", "after") => text(r"^[0-9a-f]{1,15}\.aud_[0-9a-f]{32}$"),
+        ("/v1/webhooks/{id}/deliveries" | "/v1/jobs/{id}/deliveries", "get", "after") => text("^msg_[0-9a-f]{32}$"),
+        (JOBS | "/v1/jobs/{id}", "get", "fields") => text(&fields()),
+        (_, _, "output" | "method" | "subject") => text(r"^[^\u0000]*$"),
         (JOBS, "get", "group") => text("^group_[0-9a-f]{32}$"),
         (JOBS, "get", "after") => text(r"^[0-9a-f]{1,15}\.job_[0-9a-f]{32}$"),
         (JOBS, "get", "label") => json!({"items": text("=")}),
@@ -87,6 +92,12 @@ fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) 
         _ => return,
     };
     schema.extend(bounds.as_object().cloned().unwrap_or_default());
+}
+
+/// Names of fields, joined by commas.
+fn fields() -> String {
+    let names = crate::fields::known().join("|");
+    format!("^({names})(,({names}))*$")
 }
 
 fn word() -> Value {
@@ -140,6 +151,7 @@ fn bodies(document: &mut Value) {
         pairs["propertyNames"] = word();
         pairs["additionalProperties"] = json!({"type": "string", "maxLength": VALUE_CHARS_MAX});
     }
+    schemas["WebhookRequest"]["properties"]["events"]["minItems"] = json!(1);
     schemas["FolderBody"]["additionalProperties"] = json!(false);
     schemas["FolderBody"]["properties"]["kind"]["enum"] = json!(["folder"]);
 }

@@ -41,7 +41,7 @@ impl Fields {
 }
 
 /// As the contract has them.
-fn known() -> Vec<String> {
+pub(crate) fn known() -> Vec<String> {
     match JobObject::schema() {
         RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
         _ => Vec::new(),

@@ -33,6 +33,7 @@ use crate::wait::Wait;
             ("Preference-Applied" = Option<String>, description = "That it was waited"),
         )),
         (status = 304, description = "The job stands as in the answer that the client has"),
+        (status = 400, description = "The query cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
