@@ -62,7 +62,7 @@ const JOBS: &str = "/v1/jobs";
 
 fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) {
     let text = |pattern: &str| json!({"type": "string", "pattern": pattern});
-    let pair = format!("^[^=]{{1,{KEY_CHARS_MAX}}}=.{{0,{VALUE_CHARS_MAX}}}$");
+    let pair = format!(r"^[^=\u0000]{{1,{KEY_CHARS_MAX}}}=[^\n\u0000]{{0,{VALUE_CHARS_MAX}}}$");
     let bounds = match (path, method, name) {
         (_, "get", "limit") => json!({"minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
         ("/v1/events" | "/v1/jobs/{id}/events", "get", "after" | "Last-Event-ID") => json!({"minimum": 0}),
@@ -74,7 +74,7 @@ fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) 
         (_, _, "output" | "method" | "subject") => text(r"^[^\u0000]*$"),
         (JOBS, "get", "group") => text("^group_[0-9a-f]{32}$"),
         (JOBS, "get", "after") => text(r"^[0-9a-f]{1,15}\.job_[0-9a-f]{32}$"),
-        (JOBS, "get", "label") => json!({"items": text("=")}),
+        (JOBS, "get", "label") => json!({"items": text(r"^[^=\u0000]*=[^\u0000]*$")}),
         (JOBS, "get", "status") => {
             json!({"items": {"type": "string", "enum": jobs::Status::ALL.map(jobs::Status::as_str)}})
         }
@@ -84,7 +84,11 @@ fn bound(path: &str, method: &str, name: &str, schema: &mut Map<String, Value>) 
         (_, "post", "timeout_seconds" | "queue_ttl_seconds") => {
             json!({"minimum": SECONDS.start(), "maximum": SECONDS.end()})
         }
-        (_, "post", "worker_label") => json!({"maxItems": PAIRS_MAX, "items": word()}),
+        (_, "post", "worker_label") => {
+            let mut words = word();
+            words["pattern"] = json!(r"^[^\u0000]*$");
+            json!({"maxItems": PAIRS_MAX, "items": words})
+        }
         (_, "post", "label" | "metadata") => json!({"maxItems": PAIRS_MAX, "items": text(&pair)}),
         (_, "post", "Idempotency-Key") => {
             json!({"minLength": 1, "maxLength": IDEMPOTENCY_KEY_CHARS_MAX, "pattern": "^[ -~]+$"})
