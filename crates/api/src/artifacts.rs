@@ -47,7 +47,8 @@ pub(crate) struct ArtifactList {
 pub(crate) struct ArtifactObject {
     #[schema(example = "model-00001-of-00002.safetensors")]
     path: String,
-    /// Absent for the manifest, which holds the lengths of the others.
+    /// Null for the manifest, which holds the lengths of the others.
+    #[schema(required)]
     bytes: Option<u64>,
     sha256: String,
     /// Where to get it.

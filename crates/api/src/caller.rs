@@ -80,11 +80,12 @@ pub(crate) fn needed(method: &Method, path: &str) -> Option<Needed> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     Some(match path {
         // also with a method that they do not take, which is then told
-        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" => Needed::Nothing,
+        "/" | "/healthz" | "/readyz" | "/version" | "/openapi.yaml" | "/docs" => Needed::Nothing,
         "/v1/methods" if reads => Needed::Key,
         "/v1/jobs"
         | "/v1/jobs/{id}"
         | "/v1/jobs/{id}/events"
+        | "/v1/jobs/{id}/logs"
         | "/v1/jobs/{id}/artifacts"
         | "/v1/jobs/{id}/artifacts/{path}"
         | "/v1/jobs/{id}/deliveries"

@@ -10,6 +10,7 @@ use crate::caller::Caller;
 use crate::get_group::find;
 use crate::group_object::GroupObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 
 /// Cancel a group
 ///
@@ -21,6 +22,7 @@ use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
     params(("id" = String, Path, description = "The id of the group")),
     responses(
         (status = 200, description = "The group as it stands: running jobs are `cancelling` until their workers stop", body = GroupObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such group", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
@@ -29,7 +31,10 @@ pub(crate) async fn cancel_group(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
 ) -> Result<Json<GroupObject>> {
+    query.only(&[])?;
     let (group, _) = find(&api.store, &caller, &id).await?;
     let jobs = caller.store(&api).cancel_group(&group).await?;
     Ok(Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?))

@@ -12,6 +12,7 @@ use crate::caller::Caller;
 use crate::get_job::find;
 use crate::job_object::JobObject;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 
 /// Cancel a job
 #[utoipa::path(
@@ -22,6 +23,7 @@ use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
     responses(
         (status = 200, description = "The job is cancelled", body = JobObject),
         (status = 202, description = "The job is `cancelling`: its worker will stop", body = JobObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The job succeeded or failed before", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
@@ -31,7 +33,10 @@ pub(crate) async fn cancel_job(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
 ) -> Result<(StatusCode, Json<JobObject>)> {
+    query.only(&[])?;
     let found = find(&api.store, &caller, &id).await?;
     let unknown = || Problem::no_job(&id);
     let (status, job) = match caller.store(&api).request_cancel(&found.id).await?.ok_or_else(unknown)? {

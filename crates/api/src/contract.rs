@@ -3,10 +3,11 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::answered_codes::answered_codes;
 use crate::caller::{Needed, needed};
 use crate::fields::known;
 use crate::limits::{
-    ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS,
+    ATTEMPTS, IDEMPOTENCY_KEY_CHARS_MAX, KEY_CHARS_MAX, PAGE_DEFAULT, PAGE_MAX, PAIRS_MAX, PRIORITY, SECONDS, TAIL_MAX,
     VALUE_CHARS_MAX,
 };
 use crate::router::routes;
@@ -18,6 +19,7 @@ pub(crate) fn document() -> Value {
         each_parameter(operation, |named, schema| bound(path, method, named, schema));
         operation["responses"].as_object_mut().into_iter().flatten().for_each(|(_, response)| plain_headers(response));
         open(path, method, operation);
+        codes(path, method, operation);
     });
     bodies(&mut document);
     document
@@ -70,6 +72,7 @@ fn bound(path: &str, method: &str, (name, is_of_query): (&str, bool), schema: &m
     let bounds = match (path, method, name) {
         (_, "get", "limit") => json!({"minimum": 1, "maximum": PAGE_MAX, "default": PAGE_DEFAULT}),
         ("/v1/events" | "/v1/jobs/{id}/events", "get", "after" | "Last-Event-ID") => json!({"minimum": 0}),
+        (_, "get", "tail") => json!({"minimum": 1, "maximum": TAIL_MAX}),
         (JOBS, "get", "group") => text("^group_[0-9a-f]{32}$"),
         (JOBS, "get", "after") => text(r"^[0-9a-f]{1,15}\.job_[0-9a-f]{32}$"),
         (JOBS, "get", "label") => json!({"items": text(r"^[^\x00]*=[^\x00]*$")}),
@@ -106,20 +109,43 @@ fn word() -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": KEY_CHARS_MAX})
 }
 
-/// What asks for no key answers to nobody that it lacks one.
+/// Each error says which codes it can have; an open route has none about keys.
+fn codes(path: &str, method: &str, operation: &mut Value) {
+    let method = axum::http::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
+    let Some(responses) = operation["responses"].as_object_mut() else { return };
+    responses.retain(|status, response| {
+        let is_problem = response["content"].get("application/problem+json").is_some();
+        let codes = answered_codes(&method, path, status.parse().unwrap_or_default());
+        if is_problem {
+            response["x-codes"] = json!(codes);
+        }
+        // who asks for no key counts nobody's requests
+        !is_problem || !codes.is_empty() || needed(&method, path) != Some(Needed::Nothing)
+    });
+}
+
+/// What asks for no key says so.
 fn open(path: &str, method: &str, operation: &mut Value) {
     let method = axum::http::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap_or_default();
     if needed(&method, path) != Some(Needed::Nothing) {
         return;
     }
     operation["security"] = json!([]);
-    if let Some(responses) = operation["responses"].as_object_mut() {
-        responses.remove("401");
+}
+
+/// What is always the same word is that word alone.
+fn kinds(schemas: &mut Value) {
+    for (_, schema) in schemas.as_object_mut().into_iter().flatten() {
+        let Some(kind) = schema.pointer_mut("/properties/object").and_then(Value::as_object_mut) else { continue };
+        let about = kind.remove("description");
+        let word = about.as_ref().and_then(Value::as_str).and_then(|about| about.split('`').nth(1));
+        kind.insert("enum".to_owned(), json!([word]));
     }
 }
 
 fn bodies(document: &mut Value) {
     let schemas = &mut document["components"]["schemas"];
+    kinds(schemas);
     let request = &mut schemas["MergeRequestBody"];
     request["additionalProperties"] = json!(false);
     request["properties"]["worker_labels"]["items"] = word();

@@ -10,6 +10,7 @@ use crate::Api;
 use crate::caller::Caller;
 use crate::get_job::find;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 
 /// Forget a job
 ///
@@ -21,12 +22,20 @@ use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
     params(("id" = String, Path, description = "The id of the job")),
     responses(
         (status = 204, description = "The job is forgotten"),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The job is not over: cancel it first", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
 )]
-pub(crate) async fn delete_job(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn delete_job(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
+) -> Result<StatusCode> {
+    query.only(&[])?;
     let job = find(&api.store, &caller, &id).await?;
     match caller.store(&api).delete_job(&job.id).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),

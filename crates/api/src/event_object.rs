@@ -6,6 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::timestamp::rfc3339;
+use crate::words::{EventLevel, EventType};
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Event)]
@@ -17,9 +18,9 @@ pub(crate) struct EventObject {
     object: &'static str,
     job_id: String,
     #[serde(rename = "type")]
-    #[schema(value_type = String, example = "queued")]
+    #[schema(value_type = EventType, example = "queued")]
     pub(crate) kind: EventKind,
-    #[schema(value_type = String, example = "info")]
+    #[schema(value_type = EventLevel, example = "info")]
     level: Level,
     #[schema(format = DateTime)]
     created_at: String,

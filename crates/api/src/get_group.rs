@@ -3,6 +3,8 @@
 use axum::{
     Json,
     extract::{Path, State},
+    http::HeaderMap,
+    response::{IntoResponse, Response},
 };
 use jobs::{GroupId, Job, Store};
 
@@ -10,6 +12,8 @@ use crate::Api;
 use crate::caller::Caller;
 use crate::group_object::GroupObject;
 use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
+use crate::query::Pairs;
+use crate::wait::Wait;
 
 /// Read a group
 ///
@@ -18,9 +22,15 @@ use crate::problem::{AnyProblem, Problem, ProblemDocument, Result};
     get,
     path = "/v1/groups/{id}",
     tag = "groups",
-    params(("id" = String, Path, description = "The id of the group")),
+    params(
+        ("id" = String, Path, description = "The id of the group"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: answer when all its jobs are over, or after N seconds, at most 60"),
+    ),
     responses(
-        (status = 200, description = "The group as it stands", body = GroupObject),
+        (status = 200, description = "The group as it stands", body = GroupObject, headers(
+            ("Preference-Applied" = Option<String>, description = "That it was waited"),
+        )),
+        (status = 400, description = "The query cannot be understood", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such group", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
@@ -29,9 +39,21 @@ pub(crate) async fn get_group(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<Json<GroupObject>> {
-    let (_, jobs) = find(&api.store, &caller, &id).await?;
-    Ok(Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?))
+    query: Pairs,
+    headers: HeaderMap,
+) -> Result<Response> {
+    query.only(&[])?;
+    let (group, mut jobs) = find(&api.store, &caller, &id).await?;
+    let wait = Wait::preferred(&headers);
+    if let Some(wait) = wait {
+        jobs = wait.for_group(&api, &group).await?;
+    }
+    // none are left where all were deleted meanwhile
+    let response = Json(GroupObject::of(jobs).ok_or_else(|| Problem::no_group(&id))?).into_response();
+    Ok(match wait {
+        Some(wait) => wait.applied(response),
+        None => response,
+    })
 }
 
 /// Its jobs. What is no id names no group either, and another tenant's group is none.
@@ -47,6 +69,9 @@ pub(crate) async fn find(store: &Store, caller: &Caller, id: &str) -> Result<(Gr
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
+    use axum::http::Method;
     use serde_json::json;
 
     use super::*;
@@ -73,6 +98,25 @@ mod tests {
         assert_documented::<MemberObject>(&group["jobs"][0]);
         let job = fixture.get(group["jobs"][1]["links"]["self"].as_str().unwrap()).await.json();
         assert_eq!((&job["group_id"], &job["variant"]), (&group["id"], &json!("strong")));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_held_until_the_whole_group_is_over() {
+        let fixture = Fixture::new().await;
+        let path = fixture.post("/v1/jobs", VARIANTS).await.header("location").to_owned();
+        let lease = fixture.claim().await;
+        fixture.succeed(&lease).await;
+        let headers = [("prefer", "wait=20")];
+        let started = Instant::now();
+        let finish = async {
+            let lease = fixture.claim().await;
+            fixture.fail(&lease).await;
+        };
+        let (held, ()) = tokio::join!(fixture.send(Method::GET, &path, &headers, ""), finish);
+        assert_eq!((held.json()["status"].as_str(), held.header("preference-applied")), (Some("failed"), "wait=20"));
+        assert!(started.elapsed() < Duration::from_secs(20));
+        assert_eq!(fixture.get(&path).await.header("preference-applied"), "");
+        assert_eq!(fixture.get(&format!("{path}?fields=id")).await.status, 400);
     }
 
     #[tokio::test]

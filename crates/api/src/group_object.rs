@@ -27,7 +27,7 @@ pub(crate) struct GroupObject {
     #[schema(format = DateTime)]
     created_at: String,
     /// When the last of them was over.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     finished_at: Option<String>,
     links: GroupLinks,
 }
@@ -54,14 +54,18 @@ pub(crate) struct MemberObject {
     #[schema(value_type = Object, example = json!({"t": 0.3}))]
     parameters: Map<String, Value>,
     status: Status,
+    #[schema(required)]
     phase: Option<Phase>,
+    #[schema(required)]
     progress: Option<ProgressObject>,
     /// Where the merged model is, once the job has succeeded.
+    #[schema(required)]
     uri: Option<String>,
+    #[schema(required)]
     error: Option<ErrorObject>,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     started_at: Option<String>,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     finished_at: Option<String>,
     links: Links,
 }

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use crate::timestamp::rfc3339;
 use crate::webhooks::JobWebhookObject;
+use crate::words::AttemptOutcome;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Job)]
@@ -17,18 +18,19 @@ pub(crate) struct JobObject {
     object: &'static str,
     status: Status,
     /// Known while the job is running.
+    #[schema(required)]
     phase: Option<Phase>,
     method: String,
     /// As posted; an object as JSON text.
     recipe: String,
     recipe_format: RecipeFormat,
     lenient: bool,
-    /// Where the artifact goes: `kind`, and `path` where one was given.
-    #[schema(value_type = Object)]
+    /// Where the artifact goes.
+    #[schema(value_type = JobOutput)]
     output: Value,
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, String>)]
     labels: Map<String, Value>,
-    #[schema(value_type = Object)]
+    #[schema(value_type = BTreeMap<String, String>)]
     metadata: Map<String, Value>,
     /// Higher goes first.
     priority: i64,
@@ -38,48 +40,97 @@ pub(crate) struct JobObject {
     max_attempts: i64,
     /// How many of its workers were lost; with the third the job fails.
     workers_lost: i64,
-    timeout_seconds: Option<f64>,
+    #[schema(required)]
+    timeout_seconds: Option<i64>,
     /// When it may be begun: later than it was made where the request says so, or between attempts.
     #[schema(format = DateTime)]
     run_at: String,
     /// A job that no worker has begun by then fails.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     start_by: Option<String>,
     requirements: RequirementsObject,
     /// The job that this one does again.
+    #[schema(required)]
     retry_of: Option<String>,
     /// The jobs of the same request, where it had variants.
-    #[schema(example = "group_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
+    #[schema(required, example = "group_0190a1b2c3d47e8f90a1b2c3d4e5f607")]
     group_id: Option<String>,
     /// Which variant of the request this is.
+    #[schema(required)]
     variant: Option<String>,
     /// Who is told of it, beside the endpoints of the tenant.
+    #[schema(required)]
     webhook: Option<JobWebhookObject>,
     /// What the worker last reported.
+    #[schema(required)]
     progress: Option<ProgressObject>,
     /// Why a failed job failed.
+    #[schema(required)]
     error: Option<ErrorObject>,
     /// Every attempt with its end; in the answer for one job alone.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     attempts: Option<Vec<AttemptObject>>,
     /// The artifact at its target.
-    #[schema(value_type = Option<Object>)]
+    #[schema(required, value_type = Option<Publication>)]
     publication: Option<Value>,
+    #[schema(required)]
     plan_digest: Option<String>,
     /// Who holds its lease, or held it last.
+    #[schema(required)]
     worker: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     started_at: Option<String>,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     finished_at: Option<String>,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     cancel_requested_at: Option<String>,
     /// The id of its newest event.
     #[schema(example = "1")]
     last_event_id: String,
     links: Links,
+}
+
+/// Where the artifact of a job goes.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "written down for the documentation; it is kept as it was made")]
+pub(crate) struct JobOutput {
+    kind: OutputKind,
+    /// Absent where the worker chooses the folder.
+    #[schema(nullable = false)]
+    path: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "written down for the documentation")]
+pub(crate) enum OutputKind {
+    Folder,
+}
+
+/// An artifact at its target.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "written down for the documentation; the worker makes it")]
+pub(crate) struct Publication {
+    #[schema(example = "file:///srv/models/team/merged")]
+    uri: String,
+    plan_digest: String,
+    /// Of all files but the manifest.
+    bytes: u64,
+    files: Vec<PublishedFile>,
+    /// SHA-256 of the manifest, which holds the digests of all other files.
+    manifest_sha256: String,
+}
+
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "written down for the documentation; the worker makes it")]
+pub(crate) struct PublishedFile {
+    #[schema(example = "model.safetensors")]
+    path: String,
+    bytes: u64,
+    sha256: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -122,9 +173,11 @@ pub(crate) struct ProgressObject {
     bytes_total: u64,
     /// Of late.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     bytes_per_second: Option<u64>,
     /// At the rate of late.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     seconds_left: Option<u64>,
     #[schema(format = DateTime)]
     updated_at: String,
@@ -148,11 +201,13 @@ pub(crate) struct AttemptObject {
     worker: String,
     #[schema(format = DateTime)]
     started_at: String,
-    /// Absent while it goes on.
-    #[schema(format = DateTime)]
+    /// Null while it goes on.
+    #[schema(required, format = DateTime)]
     finished_at: Option<String>,
-    /// `succeeded`, `failed`, `cancelled`, `retried`, `released` or `worker_lost`.
+    /// Null while it goes on.
+    #[schema(required, value_type = Option<AttemptOutcome>)]
     outcome: Option<String>,
+    #[schema(required)]
     error: Option<ErrorObject>,
 }
 
@@ -219,7 +274,7 @@ impl From<Job> for JobObject {
             attempt: job.attempt,
             max_attempts: job.max_attempts,
             workers_lost: job.lost,
-            timeout_seconds: job.timeout_ms.map(|ms| ms as f64 / 1000.0),
+            timeout_seconds: job.timeout_ms.map(|ms| ms / 1000),
             run_at: rfc3339(job.run_at),
             start_by: job.start_by.map(rfc3339),
             requirements: RequirementsObject::from(job.requirements),

@@ -3,6 +3,7 @@
 //! Invariants: workers are reached through the database alone; whatever headers can tell of a recipe is told before a job
 //! exists; every error is a problem document, and none of them holds what belongs in the log.
 
+mod answered_codes;
 mod api;
 mod api_limits;
 mod artifacts;
@@ -11,10 +12,13 @@ mod caller;
 mod cancel_group;
 mod cancel_job;
 mod contract;
+mod contract_page;
 mod create_job;
 mod create_plan;
 mod delete_job;
 mod disk_floor;
+#[cfg(test)]
+mod documented_bodies;
 mod etag;
 mod event_object;
 mod event_stream;
@@ -45,8 +49,11 @@ mod query;
 mod queue;
 mod rate_limit;
 mod read_events;
+mod read_logs;
 #[cfg(test)]
 mod recipe_limits;
+#[cfg(test)]
+mod refusals;
 mod request_id;
 mod retry_job;
 mod router;
@@ -54,6 +61,7 @@ mod same_origin;
 mod secrets;
 mod sender;
 mod serve;
+mod show_docs;
 mod slow_body;
 mod stream_tickets;
 #[cfg(test)]
@@ -62,6 +70,7 @@ mod timestamp;
 mod version;
 mod wait;
 mod webhooks;
+mod words;
 mod workers;
 
 pub use api::{Api, ApiConfig, ConnectionLimits, StreamLimits};
@@ -79,6 +88,8 @@ pub mod limits {
     pub const WAIT_SECONDS_MAX: u64 = 60;
     /// Items of one page.
     pub const PAGE_MAX: u32 = 100;
+    /// Lines of the end of a log.
+    pub const TAIL_MAX: i64 = 1000;
     /// Items of one page where the query does not say.
     pub const PAGE_DEFAULT: u32 = 20;
     /// Pairs of `labels`, and of `metadata`.

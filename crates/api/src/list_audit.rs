@@ -18,6 +18,7 @@ pub(crate) struct AuditList {
     data: Vec<AuditObject>,
     has_more: bool,
     /// For `after`, to read on; null on the last page.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct JobList {
     data: Vec<Value>,
     has_more: bool,
     /// For `after`, to read on; null on the last page.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

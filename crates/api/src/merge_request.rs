@@ -101,7 +101,8 @@ pub(crate) fn media_type(headers: &HeaderMap) -> String {
 }
 
 fn unsupported(found: &str) -> Problem {
-    let found = if found.is_empty() { "no content type".to_owned() } else { format!("content type {found:?}") };
+    let found =
+        if found.is_empty() { "a body without a content type".to_owned() } else { format!("content type {found:?}") };
     let detail = format!(
         "{found} is not taken; send a recipe with the header `Content-Type: application/yaml` \
          (curl: -H 'Content-Type: application/yaml' --data-binary @recipe.yaml), or an object as `application/json`"

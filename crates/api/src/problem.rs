@@ -75,6 +75,53 @@ struct Facts {
 }
 
 impl Code {
+    pub(crate) const ALL: [Self; 36] = [
+        Self::BadRequest,
+        Self::MalformedBody,
+        Self::InvalidQuery,
+        Self::InvalidHeader,
+        Self::Unauthenticated,
+        Self::MissingScope,
+        Self::ForeignOrigin,
+        Self::NotFound,
+        Self::JobNotFound,
+        Self::GroupNotFound,
+        Self::ArtifactNotFound,
+        Self::WebhookNotFound,
+        Self::DeliveryNotFound,
+        Self::RangeNotSatisfiable,
+        Self::MethodNotAllowed,
+        Self::JobFinished,
+        Self::JobNotFinished,
+        Self::TooManyStreams,
+        Self::RequestTimeout,
+        Self::TooManyWebhooks,
+        Self::WebhookGone,
+        Self::BodyTooLarge,
+        Self::UnsupportedMediaType,
+        Self::ForeignHost,
+        Self::InvalidRequest,
+        Self::InvalidRecipe,
+        Self::InvalidOutput,
+        Self::OutputExists,
+        Self::IdempotencyMismatch,
+        Self::IdempotencyInFlight,
+        Self::RateLimited,
+        Self::TooManyQueued,
+        Self::QueueFull,
+        Self::InsufficientStorage,
+        Self::Internal,
+        Self::Unavailable,
+    ];
+
+    pub(crate) fn status(self) -> u16 {
+        self.facts().status.as_u16()
+    }
+
+    pub(crate) fn word(self) -> &'static str {
+        self.facts().word
+    }
+
     fn facts(self) -> Facts {
         use StatusCode as S;
         let (word, status, title) = match self {
@@ -175,8 +222,10 @@ pub(crate) struct Finding {
     pub(crate) pointer: String,
     /// Line in the recipe's text, from 1; absent when the recipe came as an object.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) line: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub(crate) column: Option<u32>,
     /// Stable word for programs.
     pub(crate) code: String,

@@ -34,7 +34,7 @@ impl<S: Send + Sync> FromRequest<S> for NoBody {
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         match Bytes::from_request(request, state).await {
             Ok(body) if body.is_empty() => Ok(Self),
-            _ => Err(Problem::new(Code::MalformedBody, "this request has no body; its query says what it may")),
+            _ => Err(Problem::new(Code::MalformedBody, "this request takes no body; send it without one")),
         }
     }
 }

@@ -7,7 +7,8 @@ use utoipa::ToSchema;
 
 use crate::Api;
 use crate::caller::Caller;
-use crate::problem::{AnyProblem, Result};
+use crate::problem::{AnyProblem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
 
 #[derive(Serialize, ToSchema)]
@@ -17,12 +18,12 @@ pub(crate) struct QueueObject {
     object: &'static str,
     /// Jobs are accepted, and those that run go on, but none is begun.
     paused: bool,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     paused_at: Option<String>,
     queued: i64,
     running: i64,
     /// When the job that waits longest could have begun.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     oldest_run_at: Option<String>,
 }
 
@@ -57,9 +58,19 @@ pub(crate) async fn get_queue(State(api): State<Api>) -> Result<Json<QueueObject
     post,
     path = "/v1/queue/pause",
     tag = "workers",
-    responses((status = 200, description = "The queue, paused", body = QueueObject), AnyProblem)
+    responses(
+        (status = 200, description = "The queue, paused", body = QueueObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
 )]
-pub(crate) async fn pause_queue(State(api): State<Api>, caller: Caller) -> Result<Json<QueueObject>> {
+pub(crate) async fn pause_queue(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Pairs,
+    _: NoBody,
+) -> Result<Json<QueueObject>> {
+    query.only(&[])?;
     Ok(Json(caller.store(&api).pause().await?.into()))
 }
 
@@ -68,9 +79,19 @@ pub(crate) async fn pause_queue(State(api): State<Api>, caller: Caller) -> Resul
     post,
     path = "/v1/queue/resume",
     tag = "workers",
-    responses((status = 200, description = "The queue, going on", body = QueueObject), AnyProblem)
+    responses(
+        (status = 200, description = "The queue, going on", body = QueueObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
 )]
-pub(crate) async fn resume_queue(State(api): State<Api>, caller: Caller) -> Result<Json<QueueObject>> {
+pub(crate) async fn resume_queue(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Pairs,
+    _: NoBody,
+) -> Result<Json<QueueObject>> {
+    query.only(&[])?;
     Ok(Json(caller.store(&api).resume().await?.into()))
 }
 

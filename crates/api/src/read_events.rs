@@ -28,6 +28,7 @@ pub(crate) struct EventList {
     data: Vec<EventObject>,
     has_more: bool,
     /// For `after`, to read on; null when nothing follows yet.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

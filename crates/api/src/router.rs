@@ -19,8 +19,8 @@ use crate::slow_body::slow_body;
 use crate::webhooks::{deliveries, endpoints, secret};
 use crate::{
     Api, artifacts, cancel_group, cancel_job, create_job, create_plan, delete_job, follow_all, get_group, get_job,
-    health, index, list_audit, list_jobs, list_methods, queue, read_events, retry_job, stream_tickets, version,
-    workers,
+    health, index, list_audit, list_jobs, list_methods, queue, read_events, read_logs, retry_job, show_docs,
+    stream_tickets, version, workers,
 };
 
 pub fn router(api: Api) -> Router {
@@ -35,6 +35,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(cancel_job::cancel_job))
         .routes(routes!(retry_job::retry_job))
         .routes(routes!(read_events::read_events))
+        .routes(routes!(read_logs::read_logs))
         .routes(routes!(follow_all::follow_all))
         .routes(routes!(stream_tickets::create_ticket))
         .routes(routes!(artifacts::list_artifacts))
@@ -60,6 +61,7 @@ pub(crate) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(health::readyz))
         .routes(routes!(version::version))
         .routes(routes!(openapi::openapi))
+        .routes(routes!(show_docs::show_docs))
         .routes(routes!(index::index))
 }
 

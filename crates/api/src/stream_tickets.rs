@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use crate::Api;
 use crate::caller::Caller;
 use crate::limits::TICKET_SECONDS;
-use crate::problem::{AnyProblem, Result};
-use crate::query::NoBody;
+use crate::problem::{AnyProblem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
 
 #[derive(Serialize, ToSchema)]
@@ -33,13 +33,19 @@ pub(crate) struct StreamTicket {
     post,
     path = "/v1/stream-tickets",
     tag = "jobs",
-    responses((status = 201, description = "The ticket", body = StreamTicket), AnyProblem)
+    responses(
+        (status = 201, description = "The ticket", body = StreamTicket),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
+        AnyProblem,
+    )
 )]
 pub(crate) async fn create_ticket(
     State(api): State<Api>,
     caller: Caller,
+    query: Pairs,
     _: NoBody,
 ) -> Result<(StatusCode, Json<StreamTicket>)> {
+    query.only(&[])?;
     let holder = TicketHolder { tenant: caller.tenant, key: caller.key };
     let Ticket { text, expires_at } = api.store.issue_ticket(&holder, Duration::from_secs(TICKET_SECONDS)).await?;
     let ticket = StreamTicket { object: "stream_ticket", ticket: text, expires_at: rfc3339(expires_at) };

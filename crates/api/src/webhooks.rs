@@ -15,13 +15,14 @@ use utoipa::ToSchema;
 use crate::Api;
 use crate::merge_request::invalid;
 use crate::problem::{Finding, Problem, Result};
+use crate::words::WebhookEventType;
 
 /// The webhook of one job alone.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = JobWebhook)]
 pub(crate) struct JobWebhookObject {
     url: String,
-    /// `job.started`, `job.succeeded`, `job.failed`, `job.cancelled`.
+    #[schema(value_type = Vec<WebhookEventType>)]
     events: Vec<&'static str>,
 }
 
@@ -39,8 +40,8 @@ pub(crate) struct WebhookBody {
     /// An `https` address in the internet, of at most 2048 characters.
     #[schema(example = "https://example.org/hook")]
     url: String,
-    /// Only these: `job.started`, `job.succeeded`, `job.failed`, `job.cancelled`; all where none are named.
-    events: Option<Vec<String>>,
+    /// Only these; all where none are named.
+    events: Option<Vec<WebhookEventType>>,
 }
 
 fn words(events: &BTreeSet<WebhookEvent>) -> Vec<&'static str> {

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::Api;
 use crate::caller::Caller;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
+use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
 
 /// A worker that was not heard of for so long is not listed.
@@ -34,8 +35,7 @@ pub(crate) struct WorkerObject {
     id: String,
     /// Always `worker`.
     object: &'static str,
-    /// `active`, or `draining` when it was asked to begin no more jobs.
-    status: &'static str,
+    status: WorkerStatus,
     /// What it says of itself: `name`, `version`, `slots`, `running`, `threads`, `memory_bytes`, `labels`.
     #[schema(value_type = Object)]
     about: Value,
@@ -47,12 +47,20 @@ pub(crate) struct WorkerObject {
     seen_at: String,
 }
 
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WorkerStatus {
+    Active,
+    /// It was asked to begin no more jobs.
+    Draining,
+}
+
 impl From<WorkerRow> for WorkerObject {
     fn from(row: WorkerRow) -> Self {
         Self {
             id: row.id,
             object: "worker",
-            status: if row.drain_requested_at.is_some() { "draining" } else { "active" },
+            status: if row.drain_requested_at.is_some() { WorkerStatus::Draining } else { WorkerStatus::Active },
             about: row.about,
             jobs: row.jobs,
             started_at: rfc3339(row.started_at),
@@ -83,11 +91,19 @@ pub(crate) async fn list_workers(State(api): State<Api>) -> Result<Json<WorkerLi
     params(("id" = String, Path, description = "Id of the worker")),
     responses(
         (status = 202, description = "It is told within ten seconds"),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "No such worker, or it has stopped", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem
     )
 )]
-pub(crate) async fn drain_worker(State(api): State<Api>, caller: Caller, Path(id): Path<String>) -> Result<StatusCode> {
+pub(crate) async fn drain_worker(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
+) -> Result<StatusCode> {
+    query.only(&[])?;
     // Postgres has no text with a NUL in it
     if !id.contains('\0') && caller.store(&api).drain_worker(&id).await? {
         return Ok(StatusCode::ACCEPTED);

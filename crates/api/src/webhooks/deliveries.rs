@@ -16,6 +16,7 @@ use crate::get_job;
 use crate::problem::{AnyProblem, Code, Problem, ProblemDocument, Result};
 use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
+use crate::words::WebhookEventType;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Delivery)]
@@ -25,25 +26,28 @@ pub(crate) struct DeliveryObject {
     id: String,
     /// Always `delivery`.
     object: &'static str,
-    /// `job.started`, `job.succeeded`, `job.failed` or `job.cancelled`.
     #[serde(rename = "type")]
+    #[schema(value_type = WebhookEventType)]
     kind: &'static str,
     job_id: String,
     /// The endpoint; null for the webhook of the job itself.
+    #[schema(required)]
     webhook_id: Option<String>,
     status: StatusWord,
     /// Since it was last asked for; at most 10.
     attempts: i64,
     /// While it is pending.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     next_attempt_at: Option<String>,
     /// The HTTP status of the latest answer.
+    #[schema(required)]
     last_status: Option<i64>,
     /// Why the latest attempt did not go well.
+    #[schema(required)]
     last_error: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     delivered_at: Option<String>,
     links: DeliveryLinks,
 }
@@ -107,6 +111,7 @@ pub(crate) struct DeliveryList {
     data: Vec<DeliveryObject>,
     has_more: bool,
     /// For `after`, to read on; null on the last page.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 
@@ -190,6 +195,7 @@ async fn page(api: &Api, of: DeliveriesOf, query: &Pairs) -> Result<Json<Deliver
     params(("id" = String, Path, description = "The id of the delivery")),
     responses(
         (status = 202, description = "It is to be sent", body = DeliveryObject),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such delivery", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Its endpoint was deleted, or takes nothing more", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,

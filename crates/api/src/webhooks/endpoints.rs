@@ -19,6 +19,7 @@ use crate::merge_request::{invalid, media_type};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::{NoBody, Pairs};
 use crate::timestamp::rfc3339;
+use crate::words::WebhookEventType;
 
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Webhook)]
@@ -28,15 +29,15 @@ pub(crate) struct WebhookObject {
     /// Always `webhook`.
     object: &'static str,
     url: String,
-    /// `job.started`, `job.succeeded`, `job.failed`, `job.cancelled`.
+    #[schema(value_type = Vec<WebhookEventType>)]
     events: Vec<&'static str>,
     #[schema(format = DateTime)]
     created_at: String,
     /// When its secret was last changed.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     rotated_at: Option<String>,
     /// Since when it is told nothing more: it answered 410.
-    #[schema(format = DateTime)]
+    #[schema(required, format = DateTime)]
     disabled_at: Option<String>,
     links: WebhookLinks,
 }
@@ -103,6 +104,7 @@ pub(crate) struct WebhookList {
         )),
         (status = 400, description = "The body or the query cannot be read", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "The tenant has as many as it may", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than the server takes, by default 1 MiB", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 415, description = "The body is no JSON", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 422, description = "Nothing is sent to this address, or an event is unknown", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
@@ -192,6 +194,7 @@ pub(crate) async fn get_webhook(
     params(("id" = String, Path, description = "The id of the endpoint")),
     responses(
         (status = 204, description = "The endpoint is forgotten"),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such endpoint", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
@@ -200,7 +203,10 @@ pub(crate) async fn delete_webhook(
     State(api): State<Api>,
     caller: Caller,
     Path(id): Path<String>,
+    query: Pairs,
+    _: NoBody,
 ) -> Result<StatusCode> {
+    query.only(&[])?;
     let known = WebhookId::parse(&id).map_err(|_| Problem::no_webhook(&id))?;
     match caller.store(&api).delete_webhook(&caller.tenant, &known).await? {
         true => Ok(StatusCode::NO_CONTENT),
@@ -218,6 +224,7 @@ pub(crate) async fn delete_webhook(
     params(("id" = String, Path, description = "The id of the endpoint")),
     responses(
         (status = 200, description = "The endpoint, with its new secret", body = WebhookWithSecret),
+        (status = 400, description = "The query cannot be understood, or there is a body, which should not be", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "There is no such endpoint", body = ProblemDocument, content_type = "application/problem+json"),
         AnyProblem,
     )
