@@ -3,6 +3,7 @@
 //! Invariant: nothing is allocated or trusted on the word of a header before it is checked against the file's length.
 
 mod access;
+mod beneath;
 pub mod beside;
 mod convert;
 mod digest;
