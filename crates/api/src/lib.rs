@@ -47,6 +47,7 @@ mod rate_limit;
 mod read_events;
 #[cfg(test)]
 mod recipe_limits;
+mod remove_artifact;
 mod request_id;
 mod retry_job;
 mod router;

@@ -41,6 +41,8 @@ pub(crate) enum Code {
     JobNotFound,
     GroupNotFound,
     ArtifactNotFound,
+    ArtifactShared,
+    ArtifactNotRemovable,
     WebhookNotFound,
     DeliveryNotFound,
     RangeNotSatisfiable,
@@ -82,6 +84,10 @@ impl Code {
             Self::MalformedBody => ("malformed_body", S::BAD_REQUEST, "The body cannot be read"),
             Self::JobNotFinished => ("job_not_finished", S::CONFLICT, "The job is not over"),
             Self::ArtifactNotFound => ("artifact_not_found", S::NOT_FOUND, "There is no such artifact"),
+            Self::ArtifactShared => ("artifact_shared", S::CONFLICT, "Another job has the same artifact"),
+            Self::ArtifactNotRemovable => {
+                ("artifact_not_removable", S::CONFLICT, "The artifact is not this server's to remove")
+            }
             Self::WebhookNotFound => ("webhook_not_found", S::NOT_FOUND, "There is no such webhook"),
             Self::DeliveryNotFound => ("delivery_not_found", S::NOT_FOUND, "There is no such delivery"),
             Self::TooManyWebhooks => ("too_many_webhooks", S::CONFLICT, "There are as many webhooks as there may be"),
@@ -236,7 +242,7 @@ impl Problem {
         self
     }
 
-    fn because(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn because(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.cause = Some(Arc::new(cause));
         self
     }
