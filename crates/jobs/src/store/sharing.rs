@@ -35,10 +35,11 @@ mod tests {
     use serde_json::json;
 
     use crate::testing::{Fixture, new_job, on_each_database};
-    use crate::{Job, NewJob, Outcome};
+    use crate::{Admission, Job, NewJob, Outcome};
 
     async fn done(fixture: &Fixture, tenant: &str, plan: &str, uri: &str) -> Job {
-        let id = fixture.enqueue(NewJob { tenant: tenant.to_owned(), ..new_job() }).await.id;
+        let admission = Admission { tenant: tenant.to_owned(), ..Admission::default() };
+        let id = fixture.enqueue(NewJob { admission, ..new_job() }).await.id;
         let lease = fixture.claim().await;
         fixture.store.set_plan_digest(&lease, plan).await.unwrap();
         let publication = json!({"uri": uri});
