@@ -28,6 +28,7 @@ fn can_answer(code: Code, method: &Method, path: &str) -> bool {
         Code::JobNotFound => path.starts_with("/v1/jobs/"),
         Code::GroupNotFound => path.starts_with("/v1/groups/"),
         Code::ArtifactNotFound => path.contains("/artifacts"),
+        Code::ArtifactShared | Code::ArtifactNotRemovable => *method == Method::DELETE && path == "/v1/jobs/{id}",
         Code::WebhookNotFound => path.starts_with("/v1/webhooks/{id}"),
         Code::DeliveryNotFound => path.starts_with("/v1/deliveries/"),
         Code::JobFinished => path == "/v1/jobs/{id}/cancel",

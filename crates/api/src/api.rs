@@ -40,6 +40,13 @@ pub struct ApiConfig {
     pub webhooks: WebhookConfig,
 }
 
+impl ApiConfig {
+    /// Where jobs that name no output are published.
+    pub(crate) fn artifacts(&self) -> PathBuf {
+        self.data_dir.join("artifacts")
+    }
+}
+
 /// What a connection may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConnectionLimits {

@@ -198,6 +198,12 @@ fn publication(job: &Job) -> Result<Publication> {
     })
 }
 
+/// The directory of a job's artifact and the digest of its manifest; `None` where it has none on this machine.
+pub(crate) fn place_of(job: &Job) -> Option<(PathBuf, String)> {
+    let published = publication(job).ok()?;
+    Some((PathBuf::from(published.uri.strip_prefix("file://")?), published.manifest_sha256))
+}
+
 /// Where a file is, how long it is and its digest.
 fn place(job: &Job, path: &str) -> Result<(PathBuf, Option<u64>, String)> {
     let published = publication(job)?;

@@ -273,6 +273,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn code_of_a_model_is_told_in_the_plan_and_at_submit() {
+        let fixture = Fixture::new().await;
+        std::fs::write(fixture.path().join("models/a/modeling_own.py"), "raise SystemExit").unwrap();
+        for path in ["/v1/plans", "/v1/jobs"] {
+            let answer = fixture.post(path, RECIPE).await.json();
+            let told: Vec<&Value> =
+                answer["warnings"].as_array().unwrap().iter().filter(|w| w["code"] == "code_left_out").collect();
+            assert_eq!(told.len(), 1, "{path}: {answer}");
+            let detail = told[0]["detail"].as_str().unwrap();
+            assert!(detail.contains("\"a\"") && detail.contains("modeling_own.py"), "{path}: {detail}");
+        }
+    }
+
+    #[tokio::test]
     async fn each_variant_is_planned() {
         let fixture = Fixture::new().await;
         let plans = fixture.post("/v1/plans", VARIANTS).await.json();

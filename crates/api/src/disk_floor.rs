@@ -87,7 +87,7 @@ mod tests {
     async fn a_server_whose_disk_is_nearly_full_is_not_ready() {
         let fixture = full().await;
         let answer = fixture.get("/readyz").await;
-        assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
+        assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
         assert_eq!(told("not_ready", &answer), "unavailable");
         assert_eq!(fixture.get("/healthz").await.status, 200);
     }

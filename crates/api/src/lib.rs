@@ -54,6 +54,7 @@ mod read_logs;
 mod recipe_limits;
 #[cfg(test)]
 mod refusals;
+mod remove_artifact;
 mod request_id;
 mod retry_job;
 mod router;

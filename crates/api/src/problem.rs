@@ -41,6 +41,8 @@ pub(crate) enum Code {
     JobNotFound,
     GroupNotFound,
     ArtifactNotFound,
+    ArtifactShared,
+    ArtifactNotRemovable,
     WebhookNotFound,
     DeliveryNotFound,
     RangeNotSatisfiable,
@@ -75,7 +77,9 @@ struct Facts {
 }
 
 impl Code {
-    pub(crate) const ALL: [Self; 36] = [
+    pub(crate) const ALL: [Self; 38] = [
+        Self::ArtifactShared,
+        Self::ArtifactNotRemovable,
         Self::BadRequest,
         Self::MalformedBody,
         Self::InvalidQuery,
@@ -129,6 +133,10 @@ impl Code {
             Self::MalformedBody => ("malformed_body", S::BAD_REQUEST, "The body cannot be read"),
             Self::JobNotFinished => ("job_not_finished", S::CONFLICT, "The job is not over"),
             Self::ArtifactNotFound => ("artifact_not_found", S::NOT_FOUND, "There is no such artifact"),
+            Self::ArtifactShared => ("artifact_shared", S::CONFLICT, "Another job has the same artifact"),
+            Self::ArtifactNotRemovable => {
+                ("artifact_not_removable", S::CONFLICT, "The artifact is not this server's to remove")
+            }
             Self::WebhookNotFound => ("webhook_not_found", S::NOT_FOUND, "There is no such webhook"),
             Self::DeliveryNotFound => ("delivery_not_found", S::NOT_FOUND, "There is no such delivery"),
             Self::TooManyWebhooks => ("too_many_webhooks", S::CONFLICT, "There are as many webhooks as there may be"),
@@ -285,7 +293,7 @@ impl Problem {
         self
     }
 
-    fn because(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+    pub(crate) fn because(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.cause = Some(Arc::new(cause));
         self
     }
@@ -556,7 +564,7 @@ mod tests {
         fixture.store.close().await;
         for path in ["/v1/jobs", "/readyz"] {
             let answer = fixture.get(path).await;
-            assert_eq!((answer.status, answer.header("retry-after")), (503, "2"));
+            assert_eq!((answer.status, answer.header("retry-after")), (503, "1"));
             let body = answer.json();
             assert_eq!((&body["code"], &body["retryable"]), (&json!("unavailable"), &json!(true)));
             assert_eq!(body["detail"], "the database does not answer; try again");

@@ -3,6 +3,7 @@
 //! Invariant: nothing is allocated or trusted on the word of a header before it is checked against the file's length.
 
 mod access;
+mod beneath;
 pub mod beside;
 mod convert;
 mod digest;
@@ -17,6 +18,7 @@ mod quantised;
 mod read_at;
 mod shard;
 mod torch;
+mod withdraw;
 
 pub use access::Access;
 pub use convert::{Conversion, Converted, convert};
@@ -31,6 +33,7 @@ pub use read_at::{FileBytes, ReadAt};
 pub use safetensors::Dtype;
 pub use shard::{ShardFile, ShardLayout, ShardTensor, layout_shards};
 pub use torch::{TorchFile, TorchTensor};
+pub use withdraw::{WithdrawError, Withdrawal, Withdrawn};
 
 /// Named limits on what is read from a checkpoint.
 pub mod limits {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -116,10 +117,13 @@ impl Checkpoint {
 }
 
 impl CheckpointFile {
+    /// The file as it was opened, whatever stands at its path now; `None` until a planned one is written.
+    pub fn opened(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
     pub(crate) fn open(dir: &Path, name: String, access: &Access) -> Result<(CheckpointFile, Header), CheckpointError> {
-        let path = access.resolve_file(&dir.join(&name))?;
-        regular(&path, &name)?;
-        let file = File::open(&path).map_err(CheckpointError::io(dir.join(&name)))?;
+        let (file, path) = access.open_file(&dir.join(&name))?;
         let header = Header::read(&file, &name)?;
         let metadata = file.metadata().map_err(CheckpointError::io(&path))?;
         let modified_ns = i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec());
@@ -169,16 +173,18 @@ fn parse_json(name: &str, text: &[u8]) -> Result<Value, CheckpointError> {
 /// A small file read whole.
 pub(crate) fn read_file(path: &Path, access: &Access) -> Result<Vec<u8>, CheckpointError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let path = access.resolve_file(path)?;
-    regular(&path, &name)?;
-    let bytes = std::fs::metadata(&path).map_err(CheckpointError::io(&path))?.len();
+    let (file, _) = access.open_file(path)?;
+    let bytes = file.metadata().map_err(CheckpointError::io(path))?.len();
     if bytes > limits::JSON_BYTES_MAX {
         return Err(CheckpointError::malformed(
             &name,
             format!("has {bytes} bytes; at most {} are read", limits::JSON_BYTES_MAX),
         ));
     }
-    std::fs::read(&path).map_err(CheckpointError::io(&path))
+    let mut content = Vec::new();
+    // one that grows meanwhile is cut off
+    file.take(bytes).read_to_end(&mut content).map_err(CheckpointError::io(path))?;
+    Ok(content)
 }
 
 /// The shards to open, and which of them each tensor is in when there is an index.
@@ -189,12 +195,10 @@ fn shard_names(dir: &Path, access: &Access) -> Result<Index, CheckpointError> {
     if dir.join(SINGLE).exists() {
         return Ok(Index::of_one(SINGLE));
     }
-    Err(CheckpointError::NotACheckpoint { found: what_is_here(dir) })
+    Err(CheckpointError::NotACheckpoint { found: what_is_here(&access.names_in(dir)) })
 }
 
-fn what_is_here(dir: &Path) -> Option<String> {
-    let names: Vec<String> =
-        std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
+fn what_is_here(names: &[String]) -> Option<String> {
     let has = |suffixes: &[&str]| names.iter().find(|n| suffixes.iter().any(|s| n.ends_with(s)));
     if let Some(name) = has(&["pytorch_model.bin", "pytorch_model.bin.index.json"]) {
         return Some(format!(

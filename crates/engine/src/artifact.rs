@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use crate::execute::{Execution, Journal};
+use crate::plan::code;
 use crate::{ExecuteError, Plan, Sources};
 
 pub const MANIFEST: &str = "manifest.json";
@@ -184,7 +185,7 @@ fn index(plan: &Plan) -> Value {
 }
 
 /// Which files of which sources are carried into the artifact as they are.
-fn carried(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
+pub(crate) fn carried(plan: &Plan, sources: &Sources) -> Vec<(&'static str, Beside)> {
     // a tokenizer that the recipe asks for is written whatever the option says
     let asked_for = plan.options.copy_tokenizer || !plan.tokenizer_digests.is_empty();
     let tokenizer = TOKENIZER.iter().chain(VOCABULARY).filter(|_| asked_for);
@@ -256,7 +257,13 @@ pub(crate) fn carried_identity(plan: &Plan, sources: &Sources) -> Vec<Value> {
 fn carry(execution: &Execution<'_>, dir: &Path) -> Result<Vec<ArtifactFile>, ExecuteError> {
     let mut written = Vec::new();
     for (name, file) in beside(execution.plan, execution.sources) {
-        written.push(write(dir, name, &file.read(&execution.sources.access)?)?);
+        let content = file.read(&execution.sources.access)?;
+        if code::without_code(name, &content)?.is_some() {
+            // when it was planned it did not, or it would have been made anew
+            let reason = "names code, which it did not when the merge was planned";
+            return Err(CheckpointError::Malformed { file: name.to_owned(), reason: reason.to_owned() }.into());
+        }
+        written.push(write(dir, name, &content)?);
     }
     Ok(written)
 }
@@ -278,7 +285,11 @@ pub(crate) fn inputs(execution: &Execution<'_>) -> Result<Value, ExecuteError> {
         .map(|(source, file)| {
             execution.stop_if_cancelled()?;
             let file = &execution.sources.list[*source].checkpoint.files[*file];
-            let digest = execution.plan.settings.known_digests.digest(&file.path, &|bytes| {
+            let opened = file.opened().ok_or_else(|| CheckpointError::Malformed {
+                file: file.name.clone(),
+                reason: "is not written yet".to_owned(),
+            })?;
+            let digest = execution.plan.settings.known_digests.digest(opened, &file.path, &|bytes| {
                 execution.add_bytes(bytes);
                 !execution.is_cancelled()
             })?;
@@ -308,6 +319,9 @@ fn manifest(execution: &Execution<'_>, inputs: Value, files: &[ArtifactFile]) ->
         "parameters": plan.tasks.iter().map(|t| t.parameters.elements()).sum::<u64>(),
         "outputs": files,
     });
+    if !plan.code_left_out.is_empty() {
+        manifest["code_left_out"] = json!(plan.code_left_out);
+    }
     if !execution.earlier.manifests.is_empty() {
         manifest["stages"] = json!(execution.earlier.manifests);
     }

@@ -1,5 +1,7 @@
 //! Files beside the weights, read whole: those of a source that are not JSON.
 
+use std::io::Read;
+
 use checkpoint::{Access, Beside};
 
 use crate::Source;
@@ -9,9 +11,11 @@ pub(crate) fn bytes(source: &Source, name: &str, max: u64, access: &Access) -> O
     match source.checkpoint.beside(name)? {
         Beside::Content(content) => (content.len() as u64 <= max).then(|| content.to_vec()),
         Beside::At(path) => {
-            let path = access.resolve_file(&path).ok()?;
-            let metadata = std::fs::metadata(&path).ok()?;
-            (metadata.is_file() && metadata.len() <= max).then(|| std::fs::read(path).ok())?
+            let (file, _) = access.open_file(&path).ok()?;
+            let bytes = file.metadata().ok()?.len();
+            let mut content = Vec::new();
+            (bytes <= max).then(|| file.take(bytes).read_to_end(&mut content).ok())??;
+            Some(content)
         }
     }
 }

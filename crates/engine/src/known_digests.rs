@@ -4,8 +4,7 @@
 //! when it was digested. The time of a file's last change cannot be set back, so what was written over is digested anew.
 
 use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -22,24 +21,26 @@ const SETTLED: Duration = Duration::from_secs(2);
 pub struct KnownDigests(pub Option<PathBuf>);
 
 impl KnownDigests {
-    /// The digest of a file, of which `on_bytes` is told as it is read; `None` where that says to stop.
+    /// The digest of an open file, of which `on_bytes` is told as it is read; `None` where that says to stop. `path` is for
+    /// messages: what stands there now may be another.
     pub(crate) fn digest(
         &self,
+        file: &File,
         path: &Path,
         on_bytes: &dyn Fn(u64) -> bool,
     ) -> Result<Option<String>, CheckpointError> {
         let io = |error| CheckpointError::io(path)(error);
-        let mut file = File::open(path).map_err(io)?;
         let before = file.metadata().map_err(io)?;
         if let Some(digest) = self.known(&before) {
             return Ok(on_bytes(before.len()).then_some(digest));
         }
-        let (mut digester, mut buffer) = (Digester::default(), vec![0; PIECE]);
+        let (mut digester, mut buffer, mut offset) = (Digester::default(), vec![0; PIECE], 0);
         loop {
-            let read = file.read(&mut buffer).map_err(io)?;
+            let read = file.read_at(&mut buffer, offset).map_err(io)?;
             if read == 0 {
                 break;
             }
+            offset += read as u64;
             digester.update(&buffer[..read]);
             if !on_bytes(read as u64) {
                 return Ok(None);
@@ -107,7 +108,7 @@ mod tests {
             read.set(read.get() + bytes);
             true
         };
-        (known.digest(path, &on_bytes).unwrap().unwrap(), read.get())
+        (known.digest(&File::open(path).unwrap(), path, &on_bytes).unwrap().unwrap(), read.get())
     }
 
     /// Puts another digest in the place of the one that is kept, so that it shows where it comes from.
@@ -144,6 +145,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("file");
         std::fs::write(&file, b"one").unwrap();
-        assert!(KnownDigests::default().digest(&file, &|_| false).unwrap().is_none());
+        assert!(KnownDigests::default().digest(&File::open(&file).unwrap(), &file, &|_| false).unwrap().is_none());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Invariant: a plan that exists can be executed; whatever is wrong with a recipe or its models is found here.
 
+pub(crate) mod code;
 mod config;
 mod digest;
 mod drafts;
@@ -31,6 +32,7 @@ use crate::parameters;
 use crate::rows::Gather;
 use crate::slices::{Slice, slices};
 use crate::{KnownDigests, Sources, advice};
+use code::CodeLeftOut;
 use digest::{digest, seed_of};
 use drafts::drafts;
 pub(crate) use extraction::{Decompose, Extraction, Item, Whole};
@@ -116,6 +118,7 @@ pub struct Plan {
     /// As `models`, with those that earlier stages make replaced by what these are made of.
     pub(crate) made_of: Vec<String>,
     pub(crate) used: Vec<PlannedModel>,
+    pub(crate) code_left_out: Vec<CodeLeftOut>,
     pub(crate) settings: Settings,
 }
 
@@ -205,12 +208,14 @@ fn plan_checked(
         alike: BTreeMap::new(),
         alike_warnings: BTreeMap::new(),
         warnings,
+        code_left_out: Vec::new(),
         last_values: Vec::new(),
     };
     planner.architectures();
     planner.adapters();
     planner.factors_fit(settings);
     planner.layers_and_files();
+    planner.leave_code_out();
     match making {
         Making::Model(method) => planner.model(method, text, settings),
         Making::Extraction => planner.extraction(text, settings),
@@ -234,6 +239,7 @@ pub(crate) struct Planner<'a> {
     alike: BTreeMap<(String, String), usize>,
     alike_warnings: BTreeMap<(String, String), usize>,
     warnings: Vec<Problem>,
+    code_left_out: Vec<CodeLeftOut>,
     /// Parameters of the tensor before: shared ones, then those of each input.
     last_values: Vec<Values>,
 }
@@ -295,8 +301,10 @@ impl Planner<'_> {
             models: self.sources.list.iter().map(|s| s.model.to_string()).collect(),
             made_of: self.sources.made_of(),
             used: Vec::new(),
+            code_left_out: self.code_left_out,
             settings: settings.clone(),
         };
+        code::strip(&mut plan, self.sources);
         plan.used = used::models(&plan.tasks, self.sources);
         plan.digest = digest(&plan, self.sources);
         plan

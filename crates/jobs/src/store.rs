@@ -38,6 +38,7 @@ mod record;
 mod release;
 mod rescue;
 mod row;
+mod sharing;
 pub(crate) mod statement;
 mod tasks;
 mod tickets;

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 
 use checkpoint::{Access, OutputRoots};
-use jobs::{Limits, NewJob, Origin, Retention, Status, Store};
+use jobs::{EventKind, Limits, NewJob, Origin, Retention, Status, Store};
 use meter::Meter;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::fmt::MakeWriter;
@@ -22,6 +22,9 @@ models:
     parameters: {weight: 0.5}
 ";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+/// What is logged is cached by the process, so that tests beside each other would change what each sees.
+static ONE_BY_ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -79,6 +82,7 @@ fn config(dir: &std::path::Path, meter: &Arc<Meter>) -> WorkerConfig {
 
 #[tokio::test]
 async fn log_lines_of_a_job_tell_its_request_and_trace_and_its_end_is_counted() {
+    let _alone = ONE_BY_ONE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&format!("sqlite://{}", dir.path().join("jobs.db").display())).await.unwrap();
     let origin = Origin {
@@ -111,4 +115,24 @@ async fn log_lines_of_a_job_tell_its_request_and_trace_and_its_end_is_counted() 
     {
         assert!(counted.lines().any(|found| found == line), "{counted}");
     }
+}
+
+#[tokio::test]
+async fn code_that_is_left_out_is_told_in_an_event_of_the_job() {
+    let _alone = ONE_BY_ONE.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    for (name, seed) in [("nowhere", 1), ("nowhere-else", 2)] {
+        testkit::TinyCheckpoint::llama(1, checkpoint::Dtype::F32, seed).write(&dir.path().join(name));
+    }
+    std::fs::write(dir.path().join("nowhere/modeling_own.py"), "raise SystemExit").unwrap();
+    let store = Store::open(&format!("sqlite://{}", dir.path().join("jobs.db").display())).await.unwrap();
+    let job = NewJob::of(RECIPE, "linear");
+    let id = job.id.clone();
+    store.enqueue(job).await.unwrap();
+    let meter = Arc::new(Meter::new("1", "1"));
+    worker::run(store.clone(), config(dir.path(), &meter), CancellationToken::new()).await.unwrap();
+    assert_eq!(store.job(&id).await.unwrap().unwrap().status, Status::Succeeded);
+    let events = store.events(&id, 0, 100).await.unwrap();
+    let told = events.iter().find(|e| e.kind == EventKind::Warning && e.data["code"] == "code_left_out");
+    assert!(told.is_some_and(|e| e.message.contains("modeling_own.py")), "{events:?}");
 }

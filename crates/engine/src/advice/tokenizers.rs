@@ -1,9 +1,9 @@
 //! Vocabularies of one size whose ids mean other tokens.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 
+use checkpoint::Access;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{Advice, Opened};
@@ -41,33 +41,39 @@ pub(super) fn differ(opened: &Opened<'_>) -> Vec<Advice> {
     found
 }
 
-struct File {
+struct File<'a> {
     path: std::path::PathBuf,
     bytes: u64,
+    access: &'a Access,
 }
 
-impl File {
-    fn of(opened: &Opened<'_>, source: &Source) -> Option<File> {
-        let path = opened.sources.access.resolve_file(&source.checkpoint.dir.join(TOKENIZER)).ok()?;
-        let bytes = fs::metadata(&path).ok()?.len();
-        Some(File { path, bytes })
+impl<'a> File<'a> {
+    fn of(opened: &Opened<'a>, source: &Source) -> Option<File<'a>> {
+        let access = &opened.sources.access;
+        let (file, path) = access.open_file(&source.checkpoint.dir.join(TOKENIZER)).ok()?;
+        let bytes = file.metadata().ok()?.len();
+        Some(File { path, bytes, access })
     }
 
-    fn is_same(&self, other: &File) -> bool {
+    fn open(&self) -> Option<impl BufRead> {
+        let (file, _) = self.access.open_file(&self.path).ok()?;
+        Some(BufReader::new(file.take(self.bytes)))
+    }
+
+    fn is_same(&self, other: &File<'_>) -> bool {
         self.path == other.path || (self.bytes == other.bytes && self.has_bytes_of(other).unwrap_or(false))
     }
 
-    fn has_bytes_of(&self, other: &File) -> std::io::Result<bool> {
-        let (mut a, mut b) =
-            (BufReader::new(fs::File::open(&self.path)?), BufReader::new(fs::File::open(&other.path)?));
+    fn has_bytes_of(&self, other: &File<'_>) -> Option<bool> {
+        let (mut a, mut b) = (self.open()?, other.open()?);
         loop {
-            let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+            let (left, right) = (a.fill_buf().ok()?, b.fill_buf().ok()?);
             let common = left.len().min(right.len());
             if left[..common] != right[..common] {
-                return Ok(false);
+                return Some(false);
             }
             if common == 0 {
-                return Ok(left.len() == right.len());
+                return Some(left.len() == right.len());
             }
             a.consume(common);
             b.consume(common);
@@ -102,8 +108,12 @@ fn difference(expected: &BTreeMap<u64, String>, found: &BTreeMap<u64, String>) -
 }
 
 /// Tokens by id, as far as they can be read.
-fn tokens(file: &File) -> BTreeMap<u64, String> {
-    let parsed = fs::read(&file.path).ok().and_then(|text| serde_json::from_slice::<Tokenizer>(&text).ok());
+fn tokens(file: &File<'_>) -> BTreeMap<u64, String> {
+    let text = file.open().and_then(|mut file| {
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).ok().map(|_| text)
+    });
+    let parsed = text.and_then(|text| serde_json::from_slice::<Tokenizer>(&text).ok());
     let Some(tokenizer) = parsed else { return BTreeMap::new() };
     let mut tokens = tokenizer.model.vocab.0;
     tokens.extend(tokenizer.added_tokens.into_iter().map(|added| (added.id, added.content)));
@@ -177,7 +187,8 @@ mod tests {
         for text in [map, list] {
             let path = dir.path().join(TOKENIZER);
             std::fs::write(&path, text).unwrap();
-            assert_eq!(tokens(&File { path, bytes: 0 }), expected);
+            let bytes = std::fs::metadata(&path).unwrap().len();
+            assert_eq!(tokens(&File { path, bytes, access: &Access::Anywhere }), expected);
         }
     }
 }

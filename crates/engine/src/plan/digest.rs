@@ -30,7 +30,7 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
     let config = |s: &crate::Source| checkpoint::digest_bytes(s.checkpoint.config.to_string().as_bytes());
     let configs: Vec<String> =
         if matches!(plan.product, Product::Model) { Vec::new() } else { sources.iter().map(config).collect() };
-    let identity = json!({
+    let mut identity = json!({
         "engine": crate::VERSION,
         "arithmetic": ARITHMETIC,
         "method": plan.about.name,
@@ -45,6 +45,10 @@ pub(super) fn digest(plan: &Plan, sources: &Sources) -> String {
         "tokenizers": plan.tokenizer_digests,
         "carried": crate::artifact::carried_identity(plan, sources),
     });
+    if !plan.code_left_out.is_empty() {
+        // the manifest has it
+        identity["code_left_out"] = json!(plan.code_left_out);
+    }
     let mut digester = Digester::default();
     digester.update(identity.to_string().as_bytes());
     // one by one: a document of them all would be larger than the plan

@@ -171,12 +171,6 @@ impl Planner<'_> {
             if let Some(reason) = source.architecture.contradiction(&source.checkpoint) {
                 self.error("", "invalid_checkpoint", format!("model {model:?}: {reason}"));
             }
-            if source.checkpoint.config.get("auto_map").is_some_and(|map| map.is_object()) {
-                let detail = format!(
-                    "config.json of model {model:?} names code of its own (`auto_map`), which is never copied: put its .py files beside the output where it is to be loaded with them"
-                );
-                self.warn("", "custom_code", detail);
-            }
             if let Some([first, _, ..]) =
                 source.checkpoint.config.get("architectures").and_then(|list| list.as_array()).map(Vec::as_slice)
             {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed test, and the panic says where")]
 
+mod code;
 mod families;
 
 use std::path::{Path, PathBuf};
