@@ -231,16 +231,16 @@ mod tests {
     fn whoever_waits_as_long_as_told_is_answered_and_sooner_is_not() {
         let limiter = limiter(20, 3);
         for _ in 0..3 {
-            assert!(!limiter.take("k", true, ms(500)).refused().is_some());
+            assert!(limiter.take("k", true, ms(500)).refused().is_none());
         }
         let refused = limiter.take("k", true, ms(1000));
         assert_eq!(refused.quotas[1].seconds_to_next, 20);
         // a refused request is counted against nothing
         assert_eq!(refused.quotas[0].left, 17);
         assert!(limiter.take("k", true, ms(20_499)).refused().is_some());
-        assert!(!limiter.take("k", true, ms(21_000)).refused().is_some());
+        assert!(limiter.take("k", true, ms(21_000)).refused().is_none());
         // other keys have their own
-        assert!(!limiter.take("other", true, ms(21_000)).refused().is_some());
+        assert!(limiter.take("other", true, ms(21_000)).refused().is_none());
     }
 
     #[test]

@@ -98,7 +98,7 @@ mod tests {
     }
 
     fn refusal(answer: &Answer) -> (u16, String) {
-        (answer.status.into(), answer.json()["code"].as_str().unwrap().to_owned())
+        (answer.status, answer.json()["code"].as_str().unwrap().to_owned())
     }
 
     async fn fixture() -> (Fixture, String, PathBuf) {

@@ -229,7 +229,8 @@ mod tests {
         // what was on its way, until the connection is cut
         let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut text)).await.expect("it is cut");
         let text = String::from_utf8_lossy(&text).into_owned();
-        let last = text.lines().filter_map(|line| line.strip_prefix("id: ")).last().expect("some events").to_owned();
+        let last =
+            text.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().expect("some events").to_owned();
         fixture.succeed(&lease).await;
         let headers = [("accept", "text/event-stream"), ("last-event-id", last.as_str())];
         let rest = fixture.send(Method::GET, &format!("/v1/jobs/{id}/events"), &headers, "").await.frames();

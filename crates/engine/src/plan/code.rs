@@ -146,7 +146,8 @@ fn strip_value(value: &mut Value) -> bool {
             let found = map.len() < before;
             map.values_mut().fold(found, |found, value| strip_value(value) || found)
         }
-        Value::Array(list) => list.iter_mut().fold(false, |found, value| strip_value(value) || found),
+        // of each, whatever was found before
+        Value::Array(list) => list.iter_mut().map(strip_value).filter(|found| *found).count() > 0,
         _ => false,
     }
 }

@@ -153,7 +153,7 @@ mod tests {
         on_each_database(async |fixture| {
             let store = &fixture.store;
             let made = store.create_webhook(new("a")).await.unwrap().unwrap();
-            assert_eq!(store.webhooks("a").await.unwrap(), [made.clone()]);
+            assert_eq!(store.webhooks("a").await.unwrap(), std::slice::from_ref(&made));
             assert_eq!(store.webhook("a", &made.id).await.unwrap(), Some(made.clone()));
             assert!(store.webhooks("b").await.unwrap().is_empty());
             assert!(store.webhook("b", &made.id).await.unwrap().is_none());
