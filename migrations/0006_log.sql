@@ -12,12 +12,16 @@ create index events_to_place on events (job_id, seq) where position is null;
 create table event_log (
     id bigint not null primary key check (id = 1),
     -- of the newest event that has its place
-    last_position bigint not null,
-    -- of the newest event that was forgotten
-    pruned_position bigint not null
+    last_position bigint not null
 );
-insert into event_log (id, last_position, pruned_position)
-    select 1, coalesce(max(position), 0), 0 from events;
+insert into event_log (id, last_position) select 1, coalesce(max(position), 0) from events;
+
+-- of each tenant the newest event that was forgotten
+create table event_log_pruned (
+    tenant text not null primary key,
+    position bigint not null
+);
+create index event_log_pruned_by_position on event_log_pruned (position);
 
 -- each opens one event stream of its key, for a short time
 create table stream_tickets (

@@ -108,6 +108,20 @@ fn every_command_ends_with_its_exit_code_and_writes_json_alone() {
     let events = caller.lines(&["events", "--after", "0", "--limit", "3"], 0);
     let stored = events.iter().filter(|event| !["snapshot", "progress"].contains(&event["event"].as_str().unwrap()));
     assert_eq!(stored.filter(|event| event["id"].is_string()).count(), 3, "{events:?}");
+    let logged = caller.lines(&["logs", job, "--follow"], 0);
+    let last = logged.last().unwrap()["line"].as_str().unwrap().to_owned();
+    assert!(logged.len() >= 6 && last.contains(" succeeded "), "{logged:?}");
+    assert_eq!(caller.lines(&["logs", job, "--tail", "1"], 0).last().unwrap()["line"], last.as_str());
+
+    // what it reused is another's, too, as long as it is there
+    let artifact = crate::published_dir(&caller.json(&submit, 0));
+    let reuses = caller.json(&["submit", RECIPE, "--reuse", "--wait", "60"], 0);
+    assert_eq!(crate::published_dir(&reuses), artifact);
+    assert_eq!(caller.json(&["delete", job, "--artifacts"], 2)["code"], "artifact_shared");
+    assert_eq!(caller.json(&["delete", id(&reuses)], 0)["deleted"], true);
+    assert!(artifact.join("manifest.json").exists());
+    assert_eq!(caller.json(&["delete", job, "--artifacts"], 0)["deleted"], true);
+    assert!(!artifact.exists());
     assert_eq!(caller.json(&["delete", id(&again)], 0)["deleted"], true);
 
     let listed = caller.run(&["keys", "list", "--data-dir", &caller.path("data")]);

@@ -14,6 +14,7 @@ use jobs::{Actor, Scope, Secret, Store, TicketHolder};
 
 use crate::Api;
 use crate::problem::{Code, Problem, Result};
+use crate::read_events::wants_stream;
 use crate::sender::Sender;
 
 /// What a request may do, and whose jobs it sees.
@@ -202,7 +203,9 @@ pub(crate) fn shown(request: &Request) -> Result<Shown> {
         return Ok(Shown::Key(secret));
     }
     let path = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
-    let opens_stream = *request.method() == Method::GET && ["/v1/events", "/v1/jobs/{id}/events"].contains(&path);
+    let opens_stream = *request.method() == Method::GET
+        && ["/v1/events", "/v1/jobs/{id}/events"].contains(&path)
+        && wants_stream(request.headers());
     let ticket = || {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()).ok()?;
         pairs.into_iter().find(|(name, _)| name == "ticket").map(|(_, ticket)| ticket)

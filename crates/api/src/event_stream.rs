@@ -22,7 +22,7 @@ use crate::fields::Fields;
 use crate::frame::{KEEP_ALIVE, frame, of_event};
 use crate::job_object::JobObject;
 use crate::limits::PAGE_MAX;
-use crate::live::{Recent, Subscription};
+use crate::live::{CALL_MAX, Recent, Subscription};
 
 /// How long a client waits before it reconnects, in milliseconds.
 const RETRY: &str = "retry: 3000\n";
@@ -153,7 +153,8 @@ impl Follower {
             if self.ended {
                 return None;
             }
-            if let Err(error) = self.look().await {
+            let looked = tokio::time::timeout(CALL_MAX, self.look()).await;
+            if let Err(error) = looked.unwrap_or_else(|_| Err(jobs::JobsError::no_answer(CALL_MAX))) {
                 tracing::warn!(%error, "event stream cut: the database does not answer");
                 return None;
             }
@@ -178,6 +179,8 @@ impl Follower {
                 self.pending.extend(frames.into_iter().map(Bytes::from));
                 self.cursor = last;
                 self.tell_the_rest();
+                // of a job that was deleted before its end was read nothing more is told
+                self.reads = !self.ended && self.pending.is_empty() && self.subscription.has_missed_the_end();
             }
         }
         Ok(())
@@ -204,6 +207,8 @@ impl Follower {
                 let events = self.api.store.events(&job.id, self.cursor, EVENTS_MAX).await?;
                 // nothing is appended once a job has ended; what an ended job's log lacks is forgotten
                 let is_over = job.status.is_terminal() || events.last().is_some_and(|last| last.kind.is_terminal());
+                let is_gone = events.is_empty() && self.subscription.has_missed_the_end();
+                let is_over = is_over || is_gone;
                 let is_gap = events.first().map_or(is_over && self.cursor < job.last_seq, |e| e.seq > self.cursor + 1);
                 self.reads = events.len() == EVENTS_MAX as usize;
                 let (id, ends) = (job.id.clone(), is_over && !self.reads);
@@ -224,7 +229,16 @@ impl Follower {
                 }
             }
             Place::Tenant(tenant) => {
-                let placed = self.api.store.log_behind(self.cursor, Some(tenant), EVENTS_MAX).await?;
+                let tenant = tenant.clone();
+                let placed = self.api.store.log_behind(self.cursor, Some(&tenant), EVENTS_MAX).await?;
+                // read after the events: what went before they were read is known by then
+                let ends = self.api.store.log_ends(&tenant).await?;
+                if ends.pruned > self.cursor {
+                    let snapshot = jobs_under_way(&self.api, &tenant).await?;
+                    self.pending.push_back(Bytes::from(format!("{}id: {}\n{snapshot}", reset(), ends.last)));
+                    (self.cursor, self.reads) = (ends.last, false);
+                    return Ok(());
+                }
                 self.reads = placed.len() == EVENTS_MAX as usize;
                 for placed in placed {
                     self.cursor = placed.position;

@@ -76,7 +76,8 @@ pub(crate) async fn follow_all(
     }
     let subscription = api.live.subscribe(&caller, Subject::Tenant(caller.tenant.clone())).await?;
     // read after the subscription: what comes later is told
-    let ends = api.store.log_ends().await?;
+    api.store.place_events().await?;
+    let ends = api.store.log_ends(&caller.tenant).await?;
     let begin = match after {
         None => Begin::Now,
         Some(position) if !(0..=ends.last).contains(&position) => return Err(unknown_position(position, ends.last)),
@@ -93,7 +94,7 @@ async fn list(api: &Api, caller: &Caller, query: &Pairs) -> Result<Response> {
     if after < 0 {
         return Err(Problem::new(Code::InvalidQuery, "query parameter `after` is the position of an event, or 0"));
     }
-    let ends = api.store.log_ends().await?;
+    let ends = api.store.log_ends(&caller.tenant).await?;
     // one more than asked tells whether there is a next page
     let mut placed = api.store.log_behind(after, Some(&caller.tenant), limit + 1).await?;
     let has_more = placed.len() > limit as usize;

@@ -5,11 +5,13 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque, hash_map::Entry},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
-use jobs::{JobId, PlacedEvent, RunningProgress, Store};
+use futures::FutureExt;
+use jobs::{EventKind, JobId, PlacedEvent, RunningProgress, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -27,7 +29,9 @@ const REST: Duration = Duration::from_millis(10);
 /// Shortest time between two reports of progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(500);
 /// A stream outlives its key by no more than this.
-const CHECK_EVERY: Duration = Duration::from_secs(4);
+const CHECK_EVERY: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(4) };
+/// A connection to the database may be to nobody.
+pub(crate) const CALL_MAX: Duration = Duration::from_secs(20);
 /// Events read at once.
 const EVENTS_MAX: u32 = 500;
 /// Events that a topic keeps.
@@ -56,6 +60,8 @@ struct Topics {
     followed: HashMap<Subject, Weak<Topic>>,
     /// Up to where the log is read.
     position: i64,
+    /// Up to where forgotten events are known to be.
+    pruned: i64,
 }
 
 /// What is told to all who follow the same.
@@ -74,6 +80,17 @@ struct State {
     reports: u64,
     /// Of a job that is over: its last event, and how it stands.
     end: Option<(i64, Arc<str>)>,
+    /// Whether the job is over or gone without that having been told: with the second look that finds it so it is told.
+    missed: Missed,
+}
+
+/// How often a job was found to be over whose end is not told.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Missed {
+    #[default]
+    Never,
+    Once,
+    Surely,
 }
 
 /// An event on its way to streams.
@@ -109,12 +126,13 @@ impl Live {
         let live = Arc::new(Live {
             store,
             limits,
-            topics: Mutex::new(Topics { followed: HashMap::new(), position: 0 }),
+            topics: Mutex::new(Topics { followed: HashMap::new(), position: 0, pruned: 0 }),
             callers: Mutex::default(),
             ended_keys: Mutex::default(),
             is_reading: watch::channel(false).0,
         });
-        tokio::spawn(read(Arc::downgrade(&live), shutdown));
+        tokio::spawn(forever(Arc::downgrade(&live), shutdown.clone(), |live, shutdown| Box::pin(read(live, shutdown))));
+        tokio::spawn(forever(Arc::downgrade(&live), shutdown, |live, shutdown| Box::pin(check(live, shutdown))));
         live
     }
 
@@ -144,20 +162,20 @@ impl Live {
     }
 
     fn admit(&self, key: &str) -> Result<()> {
-        let all = self.streams();
         let mut callers = lock(&self.callers);
+        let all: usize = callers.values().sum();
         if all >= self.limits.max {
             let detail = format!("this server has {all} open streams, and takes no more");
             return Err(Problem::new(Code::Unavailable, detail));
         }
-        let streams = callers.entry(key.to_owned()).or_default();
+        let streams = callers.get(key).copied().unwrap_or_default();
         // where no keys are asked for, they are all of one
-        if !key.is_empty() && *streams >= self.limits.per_key_max {
+        if !key.is_empty() && streams >= self.limits.per_key_max {
             let detail =
                 format!("this key has {streams} open streams; close some, or follow all jobs by `GET /v1/events`");
             return Err(Problem::new(Code::TooManyStreams, detail));
         }
-        *streams += 1;
+        callers.insert(key.to_owned(), streams + 1);
         Ok(())
     }
 
@@ -179,6 +197,7 @@ impl Live {
     }
 
     /// How many are open.
+    #[cfg(test)]
     pub(crate) fn streams(&self) -> usize {
         lock(&self.callers).values().sum()
     }
@@ -187,13 +206,18 @@ impl Live {
         lock(&self.topics).followed.get(subject).and_then(Weak::upgrade)
     }
 
+    /// Two who left at once may each have left the topic to the other.
     fn is_followed(&self) -> bool {
-        !lock(&self.topics).followed.is_empty()
+        let mut topics = lock(&self.topics);
+        topics.followed.retain(|_, topic| topic.strong_count() > 0);
+        !topics.followed.is_empty()
     }
 
     /// Goes on from the newest event where nobody follows anything; whoever begins now reads the database later than this.
     async fn skip(&self) -> jobs::Result<()> {
-        let last = self.store.log_ends().await?.last;
+        // whoever begins from now on begins behind what was written before
+        self.store.place_events().await?;
+        let last = self.store.last_position().await?;
         let mut topics = lock(&self.topics);
         if topics.followed.is_empty() || !*self.is_reading.borrow() {
             topics.position = topics.position.max(last);
@@ -210,12 +234,24 @@ impl Live {
         loop {
             let position = lock(&self.topics).position;
             let placed = self.store.log_behind(position, None, EVENTS_MAX).await?;
-            let Some(last) = placed.last().map(|placed| placed.position) else { return Ok(()) };
+            let Some(last) = placed.last().map(|placed| placed.position) else { return self.tell_forgotten().await };
             for placed in placed {
                 self.tell(placed).await?;
             }
             lock(&self.topics).position = last;
         }
+    }
+
+    /// Whoever has not read so far has missed something, and is to begin anew.
+    async fn tell_forgotten(&self) -> jobs::Result<()> {
+        let known = lock(&self.topics).pruned;
+        for (tenant, position) in self.store.pruned_behind(known).await? {
+            lock(&self.topics).pruned = position;
+            if let Some(topic) = self.topic(&Subject::Tenant(tenant)) {
+                topic.forget(position);
+            }
+        }
+        Ok(())
     }
 
     async fn tell(&self, placed: PlacedEvent) -> jobs::Result<()> {
@@ -226,14 +262,16 @@ impl Live {
             return Ok(());
         }
         let (id, seq, ends) = (event.job_id.clone(), event.seq, event.kind.is_terminal());
+        let rests =
+            ends || matches!(event.kind, EventKind::RetryScheduled | EventKind::Released | EventKind::LeaseExpired);
         let frame: Arc<str> = of_event(&EventObject::from(event)).into();
         if let Some(topic) = of_tenant {
-            topic.tell(Told { number: position, frame: frame.clone() }, ends.then_some(&id), None);
+            topic.tell(Told { number: position, frame: frame.clone() }, rests.then_some(&id), None);
         }
         let Some(topic) = of_job else { return Ok(()) };
         let over = if ends { self.store.job(&id).await? } else { None };
         let end = over.map(|job| (seq, frame_of_end(&JobObject::from(job))));
-        topic.tell(Told { number: seq, frame }, ends.then_some(&id), end);
+        topic.tell(Told { number: seq, frame }, rests.then_some(&id), end);
         Ok(())
     }
 
@@ -251,6 +289,22 @@ impl Live {
                 topic.report(&job_id, frame("progress", &object.of_job(&job_id)));
             }
         }
+        Ok(())
+    }
+
+    /// Finds jobs that are over or gone and whose end was not told, as of those deleted before their last event was read.
+    async fn check_jobs(&self) -> jobs::Result<()> {
+        let open: Vec<(JobId, Arc<Topic>)> = {
+            let topics = lock(&self.topics);
+            let of_jobs = topics.followed.iter().filter_map(|(subject, topic)| match subject {
+                Subject::Job(id) => Some((id.clone(), topic.upgrade()?)),
+                Subject::Tenant(_) => None,
+            });
+            of_jobs.filter(|(_, topic)| lock(&topic.state).end.is_none()).collect()
+        };
+        let ids: Vec<JobId> = open.iter().map(|(id, _)| id.clone()).collect();
+        let unfinished = self.store.unfinished(&ids).await?;
+        open.iter().filter(|(id, _)| !unfinished.contains(id)).for_each(|(_, topic)| topic.miss());
         Ok(())
     }
 
@@ -275,8 +329,37 @@ impl Live {
     }
 }
 
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Begins a task again that panicked: nobody else would tell streams anything.
+async fn forever(live: Weak<Live>, shutdown: CancellationToken, task: fn(Weak<Live>, CancellationToken) -> Task) {
+    while AssertUnwindSafe(task(live.clone(), shutdown.clone())).catch_unwind().await.is_err() {
+        tracing::error!("the reader of event streams broke off, and begins again");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Beside the reader, which must not wait for it.
+async fn check(live: Weak<Live>, shutdown: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(CHECK_EVERY) => {}
+        }
+        let Some(live) = live.upgrade().filter(|live| live.store.is_open()) else { return };
+        let checked = async {
+            live.check_keys().await?;
+            live.check_jobs().await
+        };
+        let checked = tokio::time::timeout(CALL_MAX, checked).await;
+        if let Err(error) = checked.unwrap_or_else(|_| Err(jobs::JobsError::no_answer(CALL_MAX))) {
+            tracing::warn!(%error, "keys of event streams are not checked: the database does not answer");
+        }
+    }
+}
+
 async fn read(live: Weak<Live>, shutdown: CancellationToken) {
-    let (mut progress_at, mut checked_at) = (Instant::now(), Instant::now());
+    let mut progress_at = Instant::now();
     loop {
         let Some(live) = live.upgrade().filter(|live| live.store.is_open()) else { return };
         let looked = async {
@@ -289,13 +372,13 @@ async fn read(live: Weak<Live>, shutdown: CancellationToken) {
                 progress_at = Instant::now();
                 live.tell_progress().await?;
             }
-            if checked_at.elapsed() >= CHECK_EVERY {
-                checked_at = Instant::now();
-                live.check_keys().await?;
-            }
             Ok::<_, jobs::JobsError>(())
         };
-        if let Err(error) = looked.await {
+        let looked = tokio::select! {
+            looked = tokio::time::timeout(CALL_MAX, looked) => looked,
+            () = shutdown.cancelled() => return,
+        };
+        if let Err(error) = looked.unwrap_or_else(|_| Err(jobs::JobsError::no_answer(CALL_MAX))) {
             tracing::warn!(%error, "event streams wait: the database does not answer");
         }
         let store = live.store.clone();
@@ -308,6 +391,27 @@ async fn read(live: Weak<Live>, shutdown: CancellationToken) {
 }
 
 impl Topic {
+    /// What was before is to be read from the database, which knows what is missing.
+    fn forget(&self, position: i64) {
+        {
+            let mut state = lock(&self.state);
+            state.forgotten = state.forgotten.max(position);
+        }
+        let _ = self.changed.send(());
+    }
+
+    /// The job is over or gone. Its end may still come: with the second time it does not.
+    fn miss(&self) {
+        {
+            let mut state = lock(&self.state);
+            state.missed = if state.missed == Missed::Never { Missed::Once } else { Missed::Surely };
+            if state.missed == Missed::Once {
+                return;
+            }
+        }
+        let _ = self.changed.send(());
+    }
+
     /// `over` is the job that ended with this.
     fn tell(&self, told: Told, over: Option<&JobId>, end: Option<(i64, Arc<str>)>) {
         {
@@ -370,6 +474,11 @@ impl Subscription {
     /// Of a job that is over: the number of its last event, and the last frame of its streams.
     pub(crate) fn end(&self) -> Option<(i64, Arc<str>)> {
         lock(&self.topic.state).end.clone()
+    }
+
+    /// Whether the job is over or gone, and that was not told.
+    pub(crate) fn has_missed_the_end(&self) -> bool {
+        lock(&self.topic.state).missed == Missed::Surely
     }
 
     /// Whether its key may no longer be used.
@@ -492,6 +601,45 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_stream_of_a_job_that_is_deleted_before_its_end_was_read_ends_and_one_of_all_begins_anew() {
+        let fixture = Fixture::new().await;
+        let (id, other) = (fixture.submit().await, fixture.submit().await);
+        let mut of_job = Reader::open(&fixture, &format!("/v1/jobs/{id}/events")).await;
+        let mut of_all = Reader::open(&fixture, "/v1/events").await;
+        assert_eq!(of_all.next().await.unwrap().event, "snapshot");
+        // of another process nothing is heard: the reader comes by when both are done
+        let beside = jobs::Store::open(&format!("sqlite://{}/jobs.db", fixture.path().display())).await.unwrap();
+        beside.request_cancel(&id).await.unwrap();
+        beside.delete_job(&id).await.unwrap();
+        beside.request_cancel(&other).await.unwrap();
+        while let Some(frame) = of_job.next().await {
+            assert!(["snapshot", "queued", "reset", "cancelled", "end"].contains(&frame.event.as_str()), "{frame:?}");
+        }
+        let mut told = Vec::new();
+        while !told.iter().any(|it| it == "snapshot" || it == "cancelled") {
+            told.push(of_all.next().await.unwrap().event);
+        }
+        assert!(told == ["reset", "snapshot"] || told[0] == "cancelled", "{told:?}");
+        assert_eq!(fixture.get("/v1/events?after=1").await.json()["is_pruned"], true);
+    }
+
+    #[tokio::test]
+    async fn topics_that_nobody_follows_are_forgotten() {
+        let fixture = Fixture::new().await;
+        let api = fixture.api();
+        let caller = crate::caller::Caller::default();
+        for _ in 0..3 {
+            let subject = super::Subject::Job(jobs::JobId::generate());
+            let subscriptions =
+                [api.live.subscribe(&caller, subject.clone()).await, api.live.subscribe(&caller, subject).await];
+            // both hold the topic when the first of them goes
+            drop(subscriptions);
+        }
+        assert!(!api.live.is_followed() && api.live.streams() == 0);
+        assert!(super::lock(&api.live.topics).followed.is_empty());
+    }
+
+    #[tokio::test]
     async fn a_burst_longer_than_what_is_kept_is_told_whole() {
         let fixture = Fixture::new().await;
         let id = fixture.submit().await;
@@ -568,6 +716,7 @@ mod tests {
         };
         for path in ["/v1/events".to_owned(), format!("/v1/jobs/{id}/events")] {
             let ticket = ticket(&key).await;
+            assert_eq!(status(format!("{path}?ticket={ticket}"), &[]).await, 401, "of a list it is none");
             for other in [format!("/v1/jobs/{id}?ticket={ticket}"), format!("/v1/jobs?ticket={ticket}")] {
                 assert_eq!(status(other, &[STREAM]).await, 401);
             }

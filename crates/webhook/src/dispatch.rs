@@ -15,7 +15,7 @@ use crate::limits::{ANSWER_WITHIN, AT_ONCE_MAX, AT_ONCE_PER_TENANT_MAX};
 use crate::send::Sender;
 
 /// How long a delivery is its sender's alone: longer than an answer and its note take.
-const LEASE: Duration = Duration::from_secs(60);
+const LEASE: Duration = Duration::from_secs(90);
 /// Other processes write unheard, and times come by themselves.
 const POLL: Duration = Duration::from_secs(1);
 /// A connection to the database may be to nobody.
@@ -25,7 +25,7 @@ const SETTLE_WITHIN: Duration = Duration::from_secs(40);
 /// Deliveries under way when the server stops; what takes longer comes again.
 const END_WITHIN: Duration = Duration::from_secs(5);
 
-const _: () = assert!(ANSWER_WITHIN.as_secs() + SETTLE_WITHIN.as_secs() < LEASE.as_secs());
+const _: () = assert!(CALL_MAX.as_secs() + ANSWER_WITHIN.as_secs() + SETTLE_WITHIN.as_secs() < LEASE.as_secs());
 
 /// Until `shutdown` is cancelled. Where nothing can be sent, as on a machine without certificates of any authority, that is told,
 /// and what is to be sent waits for a server that can.

@@ -37,7 +37,11 @@ const LEND: &str = "\
 const SENDING: &str = "\
     select deliveries.id, deliveries.tenant, coalesce(deliveries.url, webhooks.url) as url, webhook_id, \
     webhooks.generation, webhooks.rotated_at, payload, attempts, lease_token \
-    from deliveries left join webhooks on webhooks.id = deliveries.webhook_id where deliveries.id = $1";
+    from deliveries left join webhooks on webhooks.id = deliveries.webhook_id and webhooks.disabled_at is null \
+    where deliveries.id = $1";
+
+const NOBODYS: &str = "\
+    update deliveries set status = 'failed', last_error = 'the webhook is gone', lease_expires_at = null where id = $1";
 
 const SETTLE: &str = "\
     update deliveries set status = $3, next_at = $4, last_status = $5, last_error = $6, delivered_at = $7, \
@@ -81,11 +85,15 @@ impl Store {
         for found in &due {
             let id: String = found.try_get("id")?;
             query(LEND).bind(id.as_str()).bind(ends).execute(write.connection()).await?;
-            sendings.push(sending(&query(SENDING).bind(id).fetch_one(write.connection()).await?)?);
+            let found = sending(&query(SENDING).bind(id.as_str()).fetch_one(write.connection()).await?)?;
+            if found.is_none() {
+                // it was deleted, or said that it takes nothing more, just as this was written
+                query(NOBODYS).bind(id.as_str()).execute(write.connection()).await?;
+            }
+            sendings.extend(found);
         }
         write.commit_quietly().await?;
-        // one whose webhook is gone was given up with it, unless both happened at once
-        Ok(sendings.into_iter().flatten().collect())
+        Ok(sendings)
     }
 
     /// Notes what an attempt came to. One that was lent to another sender meanwhile is that one's to note.

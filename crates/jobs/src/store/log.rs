@@ -4,7 +4,9 @@
 //! placed as they are written. On Postgres a transaction may be seen before one that began earlier: there events are placed
 //! once they can be seen, by one placer at a time.
 
-use sqlx::{Row, any::AnyRow};
+use std::collections::HashSet;
+
+use sqlx::{AssertSqlSafe, Row, any::AnyRow};
 
 use super::statement::{query, query_scalar};
 use super::{Store, connect::Dialect, row, write::Write};
@@ -38,6 +40,8 @@ pub struct RunningProgress {
 
 /// Placed in one transaction.
 const BATCH: i64 = 5_000;
+/// Asked for in one statement.
+const IDS_AT_ONCE: usize = 200;
 
 /// Also keeps other placers out until the transaction ends.
 const NEXT: &str = "update event_log set last_position = last_position + $1 where id = 1 returning last_position";
@@ -53,16 +57,28 @@ const PLACE: &str = "\
             select job_id, seq from events where position is null order by job_id, seq limit $2) unplaced) placed \
     where events.job_id = placed.job_id and events.seq = placed.seq";
 
-const ENDS: &str = "select last_position, pruned_position from event_log where id = 1";
+const ENDS: &str = "\
+    select last_position, coalesce((select position from event_log_pruned where tenant = $1), 0) as pruned_position \
+    from event_log where id = 1";
+
+const LAST: &str = "select last_position from event_log where id = 1";
+
+const PRUNED_BEHIND: &str = "select tenant, position from event_log_pruned where position > $1 order by position";
 
 const PLACED: &str = "\
     select e.position, j.tenant, e.job_id, e.seq, e.type, e.level, e.message, e.data, e.created_at \
     from events e join jobs j on j.id = e.job_id where e.position > $1";
 
+/// Where somebody could have read to before the events of a job went.
 const FORGET: &str = "\
-    update event_log set pruned_position = $1 where id = 1 and pruned_position < $1";
+    insert into event_log_pruned (tenant, position) select tenant, cast($2 as bigint) from jobs where id = $1 \
+    on conflict (tenant) do update set position = excluded.position where excluded.position > event_log_pruned.position";
 
-const NEWEST_OF: &str = "select max(position) as newest from events where job_id = $1";
+const NEWEST_OF: &str = "\
+    select max(position) as newest, count(*) - count(position) as unplaced from events where job_id = $1";
+
+/// Which of some jobs wait or run.
+const UNFINISHED: &str = "select id from jobs where status in ('queued', 'running') and id in ";
 
 const RUNNING: &str = "select id, tenant, progress from jobs where status = 'running' and progress is not null";
 
@@ -90,15 +106,42 @@ impl Store {
         Ok(placed)
     }
 
-    pub async fn log_ends(&self) -> Result<LogEnds> {
-        let ends = query(ENDS).fetch_one(&mut *self.reading().await?).await?;
+    /// For a tenant.
+    pub async fn log_ends(&self, tenant: &str) -> Result<LogEnds> {
+        let ends = query(ENDS).bind(tenant).fetch_one(&mut *self.reading().await?).await?;
         Ok(LogEnds { last: ends.try_get("last_position")?, pruned: ends.try_get("pruned_position")? })
+    }
+
+    pub async fn last_position(&self) -> Result<i64> {
+        Ok(query_scalar(LAST).fetch_one(&mut *self.reading().await?).await?)
+    }
+
+    /// Tenants of whom events behind `position` were forgotten, each with the newest; the newest last.
+    pub async fn pruned_behind(&self, position: i64) -> Result<Vec<(String, i64)>> {
+        let rows = query(PRUNED_BEHIND).bind(position).fetch_all(&mut *self.reading().await?).await?;
+        rows.iter().map(|row| Ok((row.try_get("tenant")?, row.try_get("position")?))).collect()
+    }
+
+    /// Of these jobs those that wait or run.
+    pub async fn unfinished(&self, ids: &[JobId]) -> Result<HashSet<JobId>> {
+        let mut unfinished = HashSet::new();
+        for some in ids.chunks(IDS_AT_ONCE) {
+            let places: Vec<String> = (1..=some.len()).map(|number| format!("${number}")).collect();
+            let mut asked = query(AssertSqlSafe(format!("{UNFINISHED} ({})", places.join(", "))));
+            for id in some {
+                asked = asked.bind(id.as_str().to_owned());
+            }
+            for row in &asked.fetch_all(&mut *self.reading().await?).await? {
+                unfinished.insert(row::parsed(row, "id")?);
+            }
+        }
+        Ok(unfinished)
     }
 
     /// What has its place behind `position`, oldest first; of one tenant or of all.
     pub async fn log_behind(&self, position: i64, tenant: Option<&str>, limit: u32) -> Result<Vec<PlacedEvent>> {
         let of_tenant = tenant.map_or("", |_| "and j.tenant = $3");
-        let sql = sqlx::AssertSqlSafe(format!("{PLACED} {of_tenant} order by e.position limit $2"));
+        let sql = AssertSqlSafe(format!("{PLACED} {of_tenant} order by e.position limit $2"));
         let mut placed = query(sql).bind(position).bind(i64::from(limit));
         if let Some(tenant) = tenant {
             placed = placed.bind(tenant);
@@ -140,9 +183,18 @@ impl Write<'_> {
 
     /// Removes the log of a job, and notes how far the log of all is no longer whole.
     pub(super) async fn forget_events(&mut self, id: &JobId) -> Result<u64> {
-        let newest = query(NEWEST_OF).bind(id.as_str()).fetch_one(self.connection()).await?;
-        if let Some(newest) = newest.try_get::<Option<i64>, _>("newest")? {
-            query(FORGET).bind(newest).execute(self.connection()).await?;
+        if self.dialect() == Dialect::Postgres {
+            // before the events, as whoever places them does, so that neither waits for the other
+            query(LOCK).execute(self.connection()).await?;
+        }
+        let found = query(NEWEST_OF).bind(id.as_str()).fetch_one(self.connection()).await?;
+        let mut newest: Option<i64> = found.try_get("newest")?;
+        if found.try_get::<i64, _>("unplaced")? > 0 {
+            // what never had a place goes from the next one
+            newest = Some(query_scalar(NEXT).bind(1i64).fetch_one(self.connection()).await?);
+        }
+        if let Some(newest) = newest {
+            query(FORGET).bind(id.as_str()).bind(newest).execute(self.connection()).await?;
         }
         let events = query("delete from events where job_id = $1").bind(id.as_str()).execute(self.connection()).await?;
         Ok(events.rows_affected())
@@ -154,7 +206,7 @@ mod tests {
     use std::collections::HashMap;
 
     use crate::{
-        Store,
+        JobId, Store,
         store::Deleted,
         testing::{a_warning, new_job, on_each_database},
     };
@@ -194,7 +246,7 @@ mod tests {
             let log = whole(&fixture.store, None).await;
             assert_eq!(log.iter().map(|it| it.0).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
             assert_whole(&log);
-            assert_eq!(fixture.store.log_ends().await.unwrap().last, 5);
+            assert_eq!(fixture.store.last_position().await.unwrap(), 5);
             let (a, b) = (whole(&fixture.store, Some("a")).await, whole(&fixture.store, Some("b")).await);
             assert_eq!((a.len(), b.len(), whole(&fixture.store, Some("")).await.len()), (4, 1, 0));
             assert_eq!(whole(&fixture.store, None).await, log, "no event changes its place");
@@ -244,11 +296,32 @@ mod tests {
             fixture.enqueue(new_job()).await;
             fixture.store.request_cancel(&first).await.unwrap();
             fixture.store.place_events().await.unwrap();
-            let before = fixture.store.log_ends().await.unwrap();
+            let before = fixture.store.log_ends("").await.unwrap();
             assert_eq!(fixture.store.delete_job(&first).await.unwrap(), Deleted::Done);
-            let after = fixture.store.log_ends().await.unwrap();
+            let after = fixture.store.log_ends("").await.unwrap();
             assert_eq!((before.pruned, before.last, after.last), (0, 3, 3));
             assert!(after.pruned >= 2, "{after:?}");
+            assert_eq!(fixture.store.pruned_behind(0).await.unwrap(), [(String::new(), after.pruned)]);
+            assert_eq!(fixture.store.log_ends("another").await.unwrap().pruned, 0, "it has lost nothing");
+            // events that are gone before they had a place are missing, too
+            let second = fixture.enqueue(new_job()).await.id;
+            fixture.store.request_cancel(&second).await.unwrap();
+            fixture.store.delete_job(&second).await.unwrap();
+            let ends = fixture.store.log_ends("").await.unwrap();
+            assert!(ends.pruned > after.last && ends.last >= ends.pruned, "{ends:?}");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_waits_or_runs_is_found_among_many() {
+        on_each_database(async |fixture| {
+            let (waits, over) = (fixture.enqueue(new_job()).await.id, fixture.enqueue(new_job()).await.id);
+            fixture.store.request_cancel(&over).await.unwrap();
+            let mut ids: Vec<JobId> = (0..2 * super::IDS_AT_ONCE).map(|_| JobId::generate()).collect();
+            ids.extend([waits.clone(), over]);
+            assert_eq!(fixture.store.unfinished(&ids).await.unwrap(), [waits].into());
+            assert!(fixture.store.unfinished(&[]).await.unwrap().is_empty());
         })
         .await;
     }

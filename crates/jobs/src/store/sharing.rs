@@ -1,4 +1,5 @@
-//! Which other job has the artifact of a job: one that succeeded with what that had published.
+//! Which other job has the artifact of a job, or may have it soon: one that succeeded with what that had published, or that runs
+//! the same plan and may find it.
 
 use serde_json::Value;
 
@@ -8,8 +9,8 @@ use crate::{Job, JobId, Result};
 
 /// Only jobs of one plan have one artifact.
 const OF_PLAN: &str = "\
-    select id, publication from jobs \
-    where tenant = $1 and plan_digest = $2 and id <> $3 and status = 'succeeded' and publication is not null order by id";
+    select id, publication from jobs where tenant = $1 and plan_digest = $2 and id <> $3 \
+    and ((status = 'succeeded' and publication is not null) or (status = 'running' and reuse <> 0)) order by id";
 
 impl Store {
     /// The first other job of its tenant whose artifact is at the same place.
@@ -22,7 +23,8 @@ impl Store {
             .fetch_all(&mut *self.reading().await?)
             .await?;
         for row in &rows {
-            if row::json::<Value>(row, "publication")?["uri"] == published["uri"] {
+            let theirs: Option<Value> = row::optional_json(row, "publication")?;
+            if theirs.is_none_or(|theirs| theirs["uri"] == published["uri"]) {
                 return Ok(Some(row::parsed(row, "id")?));
             }
         }
@@ -54,6 +56,13 @@ mod tests {
             done(fixture, "a", "plan", "file:///two").await;
             done(fixture, "b", "plan", "file:///one").await;
             done(fixture, "a", "other", "file:///one").await;
+            assert_eq!(fixture.store.sharing(&first).await.unwrap(), None);
+            let admission = Admission { tenant: "a".to_owned(), reuse: true, ..Admission::default() };
+            let runs = fixture.enqueue(NewJob { admission, ..new_job() }).await.id;
+            let lease = fixture.claim().await;
+            fixture.store.set_plan_digest(&lease, "plan").await.unwrap();
+            assert_eq!(fixture.store.sharing(&first).await.unwrap(), Some(runs), "it may find it");
+            fixture.store.finish(&lease, Outcome::Cancelled).await.unwrap();
             assert_eq!(fixture.store.sharing(&first).await.unwrap(), None);
             let reused = done(fixture, "a", "plan", "file:///one").await;
             assert_eq!(fixture.store.sharing(&first).await.unwrap(), Some(reused.id.clone()));
