@@ -2,6 +2,7 @@
 //!
 //! Invariant: only files that the job's publication names are sent, whatever else lies in their directory.
 
+use std::collections::BTreeSet;
 use std::io::SeekFrom;
 use std::ops::RangeInclusive;
 use std::path::{Path as FilePath, PathBuf};
@@ -199,9 +200,10 @@ fn publication(job: &Job) -> Result<Publication> {
 }
 
 /// The directory of a job's artifact and the digest of its manifest; `None` where it has none on this machine.
-pub(crate) fn place_of(job: &Job) -> Option<(PathBuf, String)> {
+pub(crate) fn place_of(job: &Job) -> Option<(PathBuf, String, BTreeSet<String>)> {
     let published = publication(job).ok()?;
-    Some((PathBuf::from(published.uri.strip_prefix("file://")?), published.manifest_sha256))
+    let files = published.files.into_iter().map(|file| file.path).collect();
+    Some((PathBuf::from(published.uri.strip_prefix("file://")?), published.manifest_sha256, files))
 }
 
 /// Where a file is, how long it is and its digest.

@@ -13,10 +13,12 @@ use crate::problem::{Code, Problem, Result};
 
 /// Removes what the job has published. What is gone already, or was never there, is no error.
 pub(crate) async fn remove_artifact(api: &Api, job: &Job) -> Result<()> {
-    let Some((path, manifest_sha256)) = place_of(job) else { return Ok(()) };
+    let Some((path, manifest_sha256, files)) = place_of(job) else { return Ok(()) };
     assert_unshared(api, job).await?;
     let (roots, mark) = (roots(api, job, &path), job.id.to_string());
-    let take = move || Withdrawal { path: &path, manifest_sha256: &manifest_sha256, mark: &mark }.take_aside(&roots);
+    let take = move || {
+        Withdrawal { path: &path, manifest_sha256: &manifest_sha256, files: &files, mark: &mark }.take_aside(&roots)
+    };
     let Some(taken) = blocking(job, take).await? else { return Ok(()) };
     // a job that was about to reuse it may have done so, and finds it where it was
     if let Err(shared) = assert_unshared(api, job).await {
@@ -54,7 +56,7 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await.map_err(Problem::of_task)?;
     done.map_err(|error| match error {
         WithdrawError::Io(_) => Problem::internal().because(error),
-        WithdrawError::Elsewhere | WithdrawError::Linked | WithdrawError::Other => {
+        WithdrawError::Elsewhere | WithdrawError::Linked | WithdrawError::Other | WithdrawError::Added => {
             let detail = format!(
                 "the artifact of job {} is not removed, since {error}; remove it by hand, and delete the job without `artifacts=true`",
                 job.id
@@ -87,7 +89,8 @@ mod tests {
         let id = fixture.submit_as(key).await;
         let lease = fixture.claim().await;
         fixture.store.set_plan_digest(&lease, "plan").await.unwrap();
-        let publication = json!({"uri": format!("file://{}", dir.display()), "plan_digest": "plan", "bytes": 1, "files": [],
+        let publication = json!({"uri": format!("file://{}", dir.display()), "plan_digest": "plan", "bytes": 1,
+            "files": [{"path": "stages/model.safetensors", "bytes": 1, "sha256": "0"}],
             "manifest_sha256": checkpoint::digest_bytes(MANIFEST.as_bytes())});
         fixture.store.finish(&lease, Outcome::Succeeded { publication, published: None }).await.unwrap();
         id

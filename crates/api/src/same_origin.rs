@@ -32,6 +32,7 @@ pub(crate) fn cors(config: &ApiConfig) -> CorsLayer {
             "content-type",
             "idempotency-key",
             "if-none-match",
+            "if-range",
             "last-event-id",
             "prefer",
             "range",

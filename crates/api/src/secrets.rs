@@ -13,13 +13,58 @@ const SHOWN: &str = "[secret]";
 
 /// Refuses what holds a key in its query or its body.
 pub(crate) fn refuse(query: &Pairs, body: &[u8]) -> Result<()> {
-    let is_in_query = query.iter().any(|(key, value)| is_in(key) || is_in(value));
-    if !is_in_query && !is_in(&String::from_utf8_lossy(body)) {
-        return Ok(());
-    }
+    let is_in_query = query.iter().any(|(key, value)| is_hidden_in(key) || is_hidden_in(value));
+    if is_in_query { Err(refused()) } else { refuse_body(body) }
+}
+
+/// Refuses a body that holds a key.
+pub(crate) fn refuse_body(body: &[u8]) -> Result<()> {
+    if is_hidden_in(&String::from_utf8_lossy(body)) { Err(refused()) } else { Ok(()) }
+}
+
+fn refused() -> Problem {
     let detail = "the request holds what looks like an API key or token; it would be kept and shown with the job. Take it out, \
                   and revoke it if others may have seen it";
-    Err(Problem::new(Code::InvalidRequest, detail))
+    Problem::new(Code::InvalidRequest, detail)
+}
+
+/// As it stands, or as JSON, YAML or a URL would read it.
+fn is_hidden_in(text: &str) -> bool {
+    is_in(text) || (text.contains(['\\', '%']) && is_in(&unescaped(text)))
+}
+
+/// The text with its escapes read: `\u0061`, `\x61`, `\U00000061`, `%61`, and a line that a backslash joins to the next.
+fn unescaped(text: &str) -> String {
+    let mut read = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(['\\', '%']) {
+        read.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let (prefix, digits) = match rest.as_bytes() {
+            [b'%', ..] => (1, 2),
+            [b'\\', b'x', ..] => (2, 2),
+            [b'\\', b'u', ..] => (2, 4),
+            [b'\\', b'U', ..] => (2, 8),
+            [b'\\', b'\n', ..] => {
+                rest = rest[2..].trim_start_matches([' ', '\t']);
+                continue;
+            }
+            _ => (1, 0),
+        };
+        let number = rest.get(prefix..prefix + digits).and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        match number.and_then(char::from_u32) {
+            Some(character) => {
+                read.push(character);
+                rest = &rest[prefix + digits..];
+            }
+            None => {
+                read.push_str(&rest[..1]);
+                rest = &rest[1..];
+            }
+        }
+    }
+    read.push_str(rest);
+    read
 }
 
 pub(crate) fn is_in(text: &str) -> bool {
@@ -62,6 +107,27 @@ fn find_shape(text: &str, prefix: &str, least: usize) -> Option<(usize, usize)> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_are_found_however_they_are_written() {
+        let key = format!("amk_0123456789ab_{}", "0f".repeat(32));
+        for hidden in [
+            key.replacen('a', "\\u0061", 1),
+            key.replacen('a', "\\x61", 1),
+            key.replacen('a', "\\U00000061", 1),
+            key.replace('_', "%5F"),
+            key.replacen("_0", "_\\\n   0", 1),
+        ] {
+            for text in [hidden.clone(), format!("a: \"{hidden}\""), format!("https://example.org/?k={hidden}&x=%zz\\")]
+            {
+                assert!(!is_in(&text) && is_hidden_in(&text), "{text}");
+            }
+        }
+        for plain in ["a\\nb", "100 %", "%6", "\\u12", "\\", "ü\\ü%ü", "\\ud800"] {
+            assert!(!is_hidden_in(plain));
+            assert_eq!(unescaped(plain), plain);
+        }
+    }
 
     #[test]
     fn keys_are_found_in_the_midst_of_a_text_and_words_are_none() {

@@ -39,7 +39,7 @@ pub(crate) struct WorkerObject {
     /// What it says of itself: `name`, `version`, `slots`, `running`, `threads`, `memory_bytes`, `labels`.
     #[schema(value_type = Object)]
     about: Value,
-    /// The jobs whose leases it holds.
+    /// The jobs whose leases it holds, of the key's tenant.
     jobs: Vec<String>,
     #[schema(format = DateTime)]
     started_at: String,
@@ -76,8 +76,8 @@ impl From<WorkerRow> for WorkerObject {
     tag = "workers",
     responses((status = 200, description = "The workers that were heard of in the last minute", body = WorkerList), AnyProblem)
 )]
-pub(crate) async fn list_workers(State(api): State<Api>) -> Result<Json<WorkerList>> {
-    let workers = api.store.workers(SILENT).await?;
+pub(crate) async fn list_workers(State(api): State<Api>, caller: Caller) -> Result<Json<WorkerList>> {
+    let workers = api.store.workers(SILENT, &caller.tenant).await?;
     Ok(Json(WorkerList { object: "list", data: workers.into_iter().map(WorkerObject::from).collect() }))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no link is followed, and nothing is touched but a directory whose manifest is the one that was published.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,6 +26,8 @@ pub struct Withdrawal<'a> {
     /// The directory of the artifact.
     pub path: &'a Path,
     pub manifest_sha256: &'a str,
+    /// Paths of its files, but for the manifest.
+    pub files: &'a BTreeSet<String>,
     /// Names what is moved aside, so that whoever asks again finds what was left by a process that died.
     pub mark: &'a str,
 }
@@ -37,6 +40,8 @@ pub enum WithdrawError {
     Linked,
     #[error("what stands there is not what was published")]
     Other,
+    #[error("it holds files that were not published with it")]
+    Added,
     #[error("{0}")]
     Io(#[from] io::Error),
 }
@@ -116,7 +121,37 @@ impl Withdrawal<'_> {
         }
         let mut text = Vec::new();
         manifest.take(limits::JSON_BYTES_MAX).read_to_end(&mut text)?;
-        if digest_bytes(&text) == self.manifest_sha256 { Ok(dir) } else { Err(WithdrawError::Other) }
+        if digest_bytes(&text) != self.manifest_sha256 {
+            return Err(WithdrawError::Other);
+        }
+        self.assert_nothing_else(&dir, "", DEPTH_MAX)?;
+        Ok(dir)
+    }
+}
+
+impl Withdrawal<'_> {
+    /// That somebody else has put nothing there: it would go, too.
+    fn assert_nothing_else(&self, dir: &OwnedFd, below: &str, depth: usize) -> Result<(), WithdrawError> {
+        for entry in Dir::read_from(dir)? {
+            let entry = entry?;
+            let name = entry.file_name().to_str().map_err(|_| WithdrawError::Added)?;
+            if matches!(name, "." | "..") {
+                continue;
+            }
+            let path = format!("{below}{name}");
+            let found = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(found.st_mode) != FileType::Directory {
+                if self.files.contains(&path) || path == MANIFEST {
+                    continue;
+                }
+                return Err(WithdrawError::Added);
+            }
+            let within = format!("{path}/");
+            let is_published = self.files.range(within.clone()..).next().is_some_and(|file| file.starts_with(&within));
+            let Some(depth) = depth.checked_sub(1).filter(|_| is_published) else { return Err(WithdrawError::Added) };
+            self.assert_nothing_else(&open_dir(dir, name)?, &within, depth)?;
+        }
+        Ok(())
     }
 }
 
@@ -203,7 +238,8 @@ mod tests {
 
         fn take(&self, path: &Path) -> Result<Option<Withdrawn>, WithdrawError> {
             let manifest_sha256 = &digest_bytes(TEXT.as_bytes());
-            Withdrawal { path, manifest_sha256, mark: "job" }.take_aside(std::slice::from_ref(&self.root))
+            let files = &["stages/a/config.json", "stages/link"].map(str::to_owned).into();
+            Withdrawal { path, manifest_sha256, files, mark: "job" }.take_aside(std::slice::from_ref(&self.root))
         }
     }
 
@@ -216,6 +252,24 @@ mod tests {
     fn names(dir: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(dir).unwrap();
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn what_somebody_has_put_into_an_artifact_stays() {
+        let place = Place::new();
+        let path = place.root.join("team/one");
+        for added in ["notes.txt", "stages/notes.txt", "sub/precious", "stages/a/b/c", ".hidden"] {
+            let added = path.join(added);
+            std::fs::create_dir_all(added.parent().unwrap()).unwrap();
+            std::fs::write(&added, "x").unwrap();
+            assert!(matches!(place.take(&path), Err(WithdrawError::Added)), "{}", added.display());
+            assert!(added.exists());
+            std::fs::remove_file(&added).unwrap();
+            for empty in ["sub", "stages/a/b"] {
+                let _ = std::fs::remove_dir(path.join(empty));
+            }
+        }
+        assert!(place.take(&path).unwrap().is_some());
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::caller::Caller;
 use crate::merge_request::{invalid, media_type};
 use crate::problem::{AnyProblem, Code, Finding, Problem, ProblemDocument, Result};
 use crate::query::{NoBody, Pairs};
+use crate::secrets;
 use crate::timestamp::rfc3339;
 use crate::words::WebhookEventType;
 
@@ -133,6 +134,7 @@ fn posted(api: &Api, tenant: String, headers: &HeaderMap, body: &[u8]) -> Result
         let detail = "send an object, as {\"url\": \"https://...\"}, with the header `Content-Type: application/json`";
         return Err(Problem::new(Code::UnsupportedMediaType, detail));
     }
+    secrets::refuse_body(body)?;
     let value: Value = serde_json::from_slice(body)
         .map_err(|error| Problem::new(Code::MalformedBody, format!("the body is no JSON: {error}")))?;
     let mut findings = Vec::new();

@@ -26,7 +26,8 @@ const LIST: &str = "\
     select id, about, started_at, seen_at, drain_requested_at, stopped_at from workers \
     where stopped_at is null and seen_at > $1 order by started_at, id limit 1000";
 
-const RUNNING: &str = "select id, lease_owner from jobs where status = 'running' order by id limit 10000";
+const RUNNING: &str =
+    "select id, lease_owner from jobs where status = 'running' and tenant = $1 order by id limit 10000";
 
 const FORGET: &str = "delete from workers where seen_at < $1";
 
@@ -120,10 +121,11 @@ impl Store {
     }
 
     /// The workers that were heard of within `within`.
-    pub async fn workers(&self, within: Duration) -> Result<Vec<WorkerRow>> {
+    /// Each with those of its jobs that are the tenant's.
+    pub async fn workers(&self, within: Duration, tenant: &str) -> Result<Vec<WorkerRow>> {
         let since = self.now().await?.saturating_sub(millis(within));
         let mut reader = self.reading().await?;
-        let running = query(RUNNING).fetch_all(&mut *reader).await?;
+        let running = query(RUNNING).bind(tenant).fetch_all(&mut *reader).await?;
         let workers = query(LIST).bind(since).fetch_all(&mut *reader).await?;
         workers.iter().map(|worker| of_row(worker, &running)).collect()
     }
@@ -175,7 +177,9 @@ mod tests {
             assert!(!fixture.store.report_worker(&other, &json!({})).await.unwrap());
             let job = fixture.enqueue(new_job()).await.id;
             fixture.store.claim(&one, TTL).await.unwrap().expect("the job");
-            let listed = fixture.store.workers(TTL).await.unwrap();
+            let listed = fixture.store.workers(TTL, "").await.unwrap();
+            let others = fixture.store.workers(TTL, "another").await.unwrap();
+            assert!(others.len() == listed.len() && others.iter().all(|worker| worker.jobs.is_empty()));
             assert_eq!(listed.len(), 2);
             assert_eq!((listed[0].id.as_str(), &listed[0].about), (one.as_str(), &json!({"slots": 1})));
             assert_eq!((listed[0].jobs.as_slice(), listed[1].jobs.len()), ([job.to_string()].as_slice(), 0));
@@ -184,7 +188,7 @@ mod tests {
             assert!(fixture.store.report_worker(&one, &json!({"slots": 2})).await.unwrap());
             assert!(!fixture.store.report_worker(&other, &json!({})).await.unwrap());
             fixture.store.worker_stopped(&other).await.unwrap();
-            let listed = fixture.store.workers(TTL).await.unwrap();
+            let listed = fixture.store.workers(TTL, "").await.unwrap();
             assert_eq!((listed.len(), &listed[0].about), (1, &json!({"slots": 2})));
             assert!(listed[0].drain_requested_at.is_some());
         })
@@ -200,7 +204,7 @@ mod tests {
             }
             fixture.store.report_worker(&WorkerId::generate("gone"), &json!({})).await.unwrap();
             fixture.advance(Duration::from_secs(100)).await;
-            assert!(fixture.store.workers(TTL).await.unwrap().is_empty());
+            assert!(fixture.store.workers(TTL, "").await.unwrap().is_empty());
             assert_eq!(fixture.store.forget_workers(TTL * 2).await.unwrap(), 0);
             assert_eq!(fixture.store.forget_workers(TTL).await.unwrap(), 1);
         })
