@@ -113,16 +113,11 @@ fn every_command_ends_with_its_exit_code_and_writes_json_alone() {
     assert!(logged.len() >= 6 && last.contains(" succeeded "), "{logged:?}");
     assert_eq!(caller.lines(&["logs", job, "--tail", "1"], 0).last().unwrap()["line"], last.as_str());
 
-    // what it reused is another's, too, as long as it is there
-    let reuses = caller.json(&["submit", RECIPE, "--reuse", "--wait", "60"], 0);
-    let artifact = crate::published_dir(&reuses);
-    let own = caller.lines(&["jobs", "--status", "succeeded"], 0);
-    let is_first = |of: &&Value| id(of) != id(&reuses) && crate::published_dir(of) == artifact;
-    let job = id(own.iter().find(is_first).expect("a job that has published it"));
-    assert_eq!(caller.json(&["delete", job, "--artifacts"], 2)["code"], "artifact_shared");
-    assert_eq!(caller.json(&["delete", id(&reuses)], 0)["deleted"], true);
+    assert_eq!(caller.json(&["delete", id(&again)], 0)["deleted"], true);
+    let own = caller.json(&["submit", RECIPE, "--wait", "60"], 0);
+    let artifact = crate::published_dir(&own);
     assert!(artifact.join("manifest.json").exists());
-    assert_eq!(caller.json(&["delete", job, "--artifacts"], 0)["deleted"], true);
+    assert_eq!(caller.json(&["delete", id(&own), "--artifacts"], 0)["deleted"], true);
     assert!(!artifact.exists());
 
     let listed = caller.run(&["keys", "list", "--data-dir", &caller.path("data")]);
