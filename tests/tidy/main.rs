@@ -120,7 +120,8 @@ fn unsafe_code_is_only_where_vectors_are_chosen() {
         Command::new("git").args(["ls-files", "crates/*.rs"]).current_dir(testkit::workspace()).output().unwrap();
     let files = String::from_utf8(output.stdout).unwrap();
     let has_unsafe = |file: &&str| {
-        let text = std::fs::read_to_string(testkit::workspace().join(file)).unwrap();
+        // a word of a policy for browsers is none of the language
+        let text = std::fs::read_to_string(testkit::workspace().join(file)).unwrap().replace("'unsafe-inline'", "");
         let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
         code.flat_map(|line| line.split(|c: char| !c.is_alphanumeric() && c != '_')).any(|word| word == "unsafe")
     };
