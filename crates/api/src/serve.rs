@@ -166,7 +166,7 @@ mod tests {
     use super::*;
     use crate::testing::{Fixture, PATIENCE};
 
-    const SHORT: Duration = Duration::from_millis(200);
+    const SHORT: Duration = Duration::from_secs(1);
 
     async fn served(fixture: &Fixture, limits: ConnectionLimits) -> (SocketAddr, Api) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
