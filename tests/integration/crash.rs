@@ -25,7 +25,8 @@ impl Slow {
         for name in ["a", "b"] {
             sparse_checkpoint(&dir.path().join("models").join(name), MODEL_BYTES);
         }
-        let server = crate::start_server(&dir.path().join("data"), &dir.path().join("models"), &["--threads", "1"]);
+        let flags = ["--threads", "1", "--lease-seconds", "900"];
+        let server = crate::start_server(&dir.path().join("data"), &dir.path().join("models"), &flags);
         Slow { dir, server }
     }
 
@@ -90,8 +91,8 @@ async fn a_server_killed_in_mid_merge_takes_the_job_up_again() {
     assert!(!is_empty(&slow.work()), "killed too late: the merge was over");
     assert!(is_empty(&slow.dir.path().join("data/artifacts")), "half an artifact was published");
     slow.server.restart();
-    // far less than the lease of a minute: the dead worker's lease is ended when the next one starts
-    let job = tokio::time::timeout(Duration::from_secs(45), end_of(&slow.client(), &id)).await.unwrap();
+    // far less than the lease: the dead worker's is ended when the next one starts
+    let job = tokio::time::timeout(Duration::from_secs(300), end_of(&slow.client(), &id)).await.unwrap();
     assert_whole(&job);
     assert_eq!(job["attempt"], 2);
     let kinds = kinds(&slow.client(), &id).await;
