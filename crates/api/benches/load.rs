@@ -6,15 +6,16 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed measurement, and the panic says where")]
 
+mod served;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Api, ApiConfig, ApiLimits, ConnectionLimits, StreamLimits};
+use api::Api;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use checkpoint::{Access, OutputRoots};
 use client::Client;
 use jobs::Store;
 use serde_json::{Value, json};
@@ -24,18 +25,14 @@ use sqlx::any::AnyPoolOptions;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use webhook::{MasterKey, Reach, WebhookConfig};
+
+use served::{RECIPE, config};
 
 /// Requests a second, and for how long.
 const SUBMITS: f64 = 150.0;
 const GETS: f64 = 600.0;
 const SECONDS: f64 = 8.0;
 const SECONDS_OF_TEST: f64 = 0.5;
-
-const RECIPE: &str = "\
-merge_method: linear
-models: [{model: examples/models/sort, parameters: {weight: 1}}, {model: examples/models/upper, parameters: {weight: 2}}]
-";
 
 #[tokio::main]
 async fn main() {
@@ -152,21 +149,8 @@ async fn select(State(pool): State<AnyPool>, Path(id): Path<String>) -> Json<Val
 
 async fn serve_ours(database: &str) -> String {
     let store = Store::open(database).await.unwrap();
-    let config = ApiConfig {
-        access: Access::Under(vec![testkit::workspace()]),
-        private: Vec::new(),
-        outputs: OutputRoots::new(vec![std::env::temp_dir()]),
-        settings: engine::Settings::default(),
-        allowed_hosts: None,
-        allowed_origins: Vec::new(),
-        streams: StreamLimits::default(),
-        connections: ConnectionLimits::default(),
-        limits: ApiLimits::default(),
-        data_dir: std::env::temp_dir(),
-        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
-    };
     let (listener, url) = listen().await;
-    tokio::spawn(api::serve(listener, Api::new(store, Arc::new(config), CancellationToken::new())));
+    tokio::spawn(api::serve(listener, Api::new(store, Arc::new(config()), CancellationToken::new())));
     url
 }
 

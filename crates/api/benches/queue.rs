@@ -4,19 +4,21 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed measurement, and the panic says where")]
 
+mod served;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use api::{Api, ApiConfig, ApiLimits};
-use checkpoint::{Access, OutputRoots};
+use api::Api;
 use client::Client;
 use jobs::{Lease, NewJob, Outcome, Store, WorkerId};
 use serde_json::json;
 use sqlx::any::AnyPoolOptions;
 use tokio_util::sync::CancellationToken;
-use webhook::{MasterKey, Reach, WebhookConfig};
+
+use served::{RECIPE, config};
 
 const TTL: Duration = Duration::from_secs(60);
 const JOBS: usize = 1000;
@@ -24,11 +26,6 @@ const JOBS_OF_TEST: usize = 40;
 /// Calls at once.
 const AT_ONCE: usize = 16;
 const WORKERS: usize = 50;
-
-const RECIPE: &str = "\
-merge_method: linear
-models: [{model: examples/models/sort, parameters: {weight: 1}}, {model: examples/models/upper, parameters: {weight: 2}}]
-";
 
 #[tokio::main]
 async fn main() {
@@ -171,20 +168,7 @@ async fn http(store: &Store, count: usize) -> (f64, Vec<Duration>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let shutdown = CancellationToken::new();
-    let config = ApiConfig {
-        access: Access::Under(vec![testkit::workspace()]),
-        private: Vec::new(),
-        outputs: OutputRoots::new(vec![std::env::temp_dir()]),
-        settings: engine::Settings::default(),
-        allowed_hosts: None,
-        allowed_origins: Vec::new(),
-        streams: api::StreamLimits::default(),
-        connections: api::ConnectionLimits::default(),
-        limits: ApiLimits::default(),
-        data_dir: std::env::temp_dir(),
-        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
-    };
-    let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config), shutdown.clone())));
+    let serving = tokio::spawn(api::serve(listener, Api::new(store.clone(), Arc::new(config()), shutdown.clone())));
     let working = {
         let (store, shutdown) = (store.clone(), shutdown.clone());
         tokio::spawn(async move {

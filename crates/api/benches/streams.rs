@@ -4,13 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a step that fails is a failed measurement, and the panic says where")]
 
+mod served;
+
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use api::{Api, ApiConfig, ApiLimits, ConnectionLimits, StreamLimits};
-use checkpoint::{Access, OutputRoots};
+use api::Api;
 use client::Client;
 use jobs::Store;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -18,7 +19,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use webhook::{MasterKey, Reach, WebhookConfig};
+
+use served::{RECIPE, config};
 
 const STREAMS: usize = 5_000;
 const STREAMS_OF_TEST: usize = 100;
@@ -27,11 +29,6 @@ const EVENTS: usize = 20;
 /// Jobs that are followed, of streams that follow one each.
 const JOBS: usize = 50;
 const PATIENCE: Duration = Duration::from_secs(60);
-
-const RECIPE: &str = "\
-merge_method: linear
-models: [{model: examples/models/sort, parameters: {weight: 1}}, {model: examples/models/upper, parameters: {weight: 2}}]
-";
 
 fn main() {
     let limit = getrlimit(Resource::Nofile);
@@ -49,20 +46,7 @@ async fn serve(database: &str) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("http://{}", listener.local_addr().unwrap());
     std::io::stdout().flush().unwrap();
-    let config = ApiConfig {
-        access: Access::Under(vec![testkit::workspace()]),
-        private: Vec::new(),
-        outputs: OutputRoots::new(vec![std::env::temp_dir()]),
-        settings: engine::Settings::default(),
-        allowed_hosts: None,
-        allowed_origins: Vec::new(),
-        streams: StreamLimits::default(),
-        connections: ConnectionLimits::default(),
-        limits: ApiLimits::default(),
-        data_dir: std::env::temp_dir(),
-        webhooks: WebhookConfig { reach: Reach::default(), key: MasterKey::generate() },
-    };
-    api::serve(listener, Api::new(store, Arc::new(config), CancellationToken::new())).await.unwrap();
+    api::serve(listener, Api::new(store, Arc::new(config()), CancellationToken::new())).await.unwrap();
 }
 
 async fn measure() {
